@@ -1,0 +1,48 @@
+# The commands of this project: make setup | demo | up | test | lint | bench. See CONTRIBUTING.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STATE ?= .state
+PORT ?= 8080
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo up test lint format proto bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done ## Make .venv with everything in it
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Engineshed needs Python 3.11 or later; name one with: make PYTHON=python3.12 setup"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: setup ## From the sample checkpoint to a streamed answer, then stop
+	$(BIN)/shed demo --state-dir $(STATE)
+
+up: setup ## Run the whole platform on this machine until Ctrl-C
+	$(BIN)/shed up --state-dir $(STATE) --http-port $(PORT)
+
+test: setup ## Run all tests, end-to-end ones included
+	$(BIN)/python -m pytest
+
+lint: setup ## Check format, style, types, walls between parts, and protos
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/protos.py check
+
+format: setup ## Format the code and the protos
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format -w proto
+
+proto: setup ## Generate libs/engineshed/api from proto/
+	$(BIN)/python tools/protos.py generate
+
+clean: ## Remove the virtual environment and the state directory
+	rm -rf $(VENV) $(STATE)
