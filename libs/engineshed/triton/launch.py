@@ -1,0 +1,131 @@
+"""The command line and the environment of a Triton server."""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from engineshed.triton.installation import Installation
+
+_LOOPBACK: Final = "127.0.0.1"
+_PASSED_ON: Final = "ENGINESHED_TORCH_"
+"""Settings for the engine. All others of ours stay out of it: some are credentials."""
+_LEASH: Final = Path(__file__).with_name("leash.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where one server listens, on 127.0.0.1."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+    @classmethod
+    def free(cls) -> "Ports":
+        """Return three ports that nobody listens on now."""
+        return cls(*free_ports(3))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A process to start."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    ports: Ports
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` different ports of 127.0.0.1 that nobody listens on now.
+
+    They are not reserved: start what shall listen at once, and expect that it may fail.
+    """
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((_LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def server_command(
+    installation: Installation,
+    repository: Path,
+    ports: Ports,
+    backends: Path,
+    *,
+    exit_timeout_secs: int = 30,
+    threads: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Command:
+    """Return the command that serves the models of `repository`; it loads none by itself.
+
+    Args:
+        installation: what to start.
+        repository: the folder of models, as a back end rendered it.
+        ports: where to listen, on loopback.
+        backends: what `prepare_backends` returned.
+        exit_timeout_secs: how long SIGTERM lets requests in flight finish.
+        threads: how many threads the engine computes with on a CPU; None leaves it to the engine.
+        env: added to the environment, e.g. CUDA_VISIBLE_DEVICES.
+
+    """
+    server = (
+        str(installation.server),
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        "--model-control-mode=explicit",
+        f"--http-address={_LOOPBACK}",
+        f"--http-port={ports.http}",
+        f"--grpc-address={_LOOPBACK}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-address={_LOOPBACK}",
+        f"--metrics-port={ports.metrics}",
+        f"--exit-timeout-secs={exit_timeout_secs}",
+        "--log-format=ISO8601",
+        "--disable-auto-complete-config",
+    )
+    return Command(on_a_leash(server), _environment(installation, threads, env or {}), ports)
+
+
+def on_a_leash(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that runs `argv` and is killed by the kernel when its parent dies.
+
+    The parent is the process (strictly: the thread) that starts it, so start it from one that
+    lasts. See `leash.py` for how.
+    """
+    return (sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *argv)
+
+
+def _environment(
+    installation: Installation, threads: int | None, added: Mapping[str, str]
+) -> dict[str, str]:
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("ENGINESHED_") or name.startswith(_PASSED_ON)
+    }
+    # The stub embeds the interpreter that it finds first, and with it that one's packages.
+    env["PATH"] = os.pathsep.join([str(Path(sys.prefix) / "bin"), env.get("PATH", os.defpath)])
+    libraries = [str(folder) for folder in installation.libraries]
+    if inherited := env.get("LD_LIBRARY_PATH"):
+        libraries.append(inherited)
+    if libraries:
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    env |= {
+        "HF_HUB_OFFLINE": "1",  # whatever a checkpoint refers to, nothing is fetched
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if threads is not None:
+        env |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    return env | dict(added)
+
+
+_THREAD_VARIABLES: Final = ("ENGINESHED_TORCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -1,0 +1,139 @@
+"""The interface of an engine back end, and the data that passes through it.
+
+probe        can this host run it, and with what versions?
+fingerprint  what of this host changes the result of a build?
+fits         will the model fit into the memory there is?
+build        checkpoint -> engine (a folder with engine.json)
+render       engine -> Triton model repository
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from engineshed.triton.engine import EngineManifest
+
+DEFAULT_MAX_CONCURRENT: Final = 32
+
+Progress = Callable[[str, float], None]
+"""Called with a stage (`verifying`, `copying`, `loading`, `checking`, …) and its fraction done."""
+
+
+class EngineBuildError(Exception):
+    """A build that failed, in words for the owner of the checkpoint.
+
+    Attributes:
+        code: UPPER_SNAKE, e.g. UNKNOWN_ARCHITECTURE. See `docs/` of each back end for its codes.
+        message: what is wrong, and the way out.
+        retryable: false when the same build would fail again anywhere.
+
+    """
+
+    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that lies complete on this host."""
+
+    directory: Path
+    """The Hugging Face folder; beside its files may lie the platform's manifest.json."""
+    digest: str
+    """`sha256:…`, the checkpoint's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What an engine runs on: all of it may change the result of a build."""
+
+    product: str = "cpu"
+    """The GPU's product name as its driver says it, or `cpu`. Never a simulated one."""
+    count: int = 1
+    """How many GPUs one replica has; for `cpu`, slots."""
+    memory_bytes: int = 0
+    """Of each GPU; for `cpu`, what one replica may use. 0: unknown."""
+    architecture: str = ""
+    """The compute capability, e.g. `9.0`; for `cpu`, the machine (`x86_64`)."""
+    driver: str = ""
+    """The driver's major version; "" for `cpu`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Everything that decides what engine comes out."""
+
+    checkpoint: Checkpoint
+    hardware: Hardware = Hardware()
+    max_context: int | None = None
+    """In tokens; None: the model's own, within the back end's default cap."""
+    precision: str | None = None
+    """`float32`, `bfloat16`, `float16`; None: the checkpoint's own."""
+    quantization: str | None = None
+    max_concurrent: int = DEFAULT_MAX_CONCURRENT
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether a back end can run on this host."""
+
+    available: bool
+    reason: str = ""
+    """Why not, and what to install; "" when it is available."""
+    versions: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """An estimate of the memory that an engine needs on each of its GPUs."""
+
+    fits: bool
+    needed_bytes: int
+    available_bytes: int
+    """0: unknown, then it is taken to fit."""
+    reason: str = ""
+    """In words, when it does not fit."""
+
+
+class EngineBackend(Protocol):
+    """One way to make a checkpoint serve."""
+
+    name: str
+
+    def probe(self) -> Probe:
+        """Say whether this host can build and run these engines. Quick: imports nothing heavy."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """Return the versions that, besides the request, decide what a build yields."""
+        ...
+
+    def fits(self, request: BuildRequest) -> Fit:
+        """Estimate from the checkpoint's headers whether the engine fits. Reads files.
+
+        Raises:
+            EngineBuildError: the checkpoint is such that no engine can come of it.
+
+        """
+        ...
+
+    async def build(
+        self, request: BuildRequest, destination: Path, progress: Progress, log: Path
+    ) -> EngineManifest:
+        """Build into the empty folder `destination`, in a process of its own that logs to `log`.
+
+        Cancelling it ends that process and leaves what it wrote to the caller.
+
+        Raises:
+            EngineBuildError: with the reason.
+
+        """
+        ...
+
+    def render(self, engine: Path, repository: Path, gpus: Sequence[int]) -> None:
+        """Write the Triton model repository that serves `engine` on `gpus` into `repository`."""
+        ...
