@@ -1,0 +1,117 @@
+"""Between events and the rows of the log."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any, Final
+
+from google.protobuf.descriptor_pool import Default
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from sqlalchemy import Column
+
+from engineshed.eventstore.errors import UnknownEventTypeError
+from engineshed.eventstore.model import Metadata, RecordedEvent
+from engineshed.eventstore.schema import events
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+# What `decode` expects, in this order.
+COLUMNS: Final[Sequence[Column[Any]]] = [
+    events.c.position,
+    events.c.event_id,
+    events.c.stream,
+    events.c.version,
+    events.c.type,
+    events.c.data,
+    events.c.actor,
+    events.c.org_id,
+    events.c.request_id,
+    events.c.traceparent,
+    events.c.causation_id,
+    events.c.recorded_at,
+]
+
+
+def to_moment(time: datetime) -> int:
+    """Return an aware time as microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_moment(moment: int) -> datetime:
+    """Return microseconds since 1970 as a time, UTC."""
+    return _EPOCH + timedelta(microseconds=moment)
+
+
+def encode(recorded: RecordedEvent, moment: int) -> dict[str, object]:
+    """Return the row of an event; `moment` is its `recorded_at`, which many share."""
+    metadata = recorded.metadata
+    return {
+        "position": recorded.position,
+        "event_id": recorded.event_id,
+        "stream": recorded.stream,
+        "version": recorded.version,
+        "previous_version": recorded.version - 1 or None,
+        "type": recorded.type,
+        "data": recorded.event.SerializeToString(deterministic=True),
+        "actor": metadata.actor,
+        "org_id": metadata.org_id,
+        "request_id": metadata.request_id,
+        "traceparent": metadata.traceparent,
+        "causation_id": metadata.causation_id,
+        "recorded_at": moment,
+    }
+
+
+def decode(rows: Iterable[Sequence[Any]]) -> list[RecordedEvent]:
+    """Return the events of rows of `COLUMNS`.
+
+    Raises:
+        UnknownEventTypeError: a row's type is not among the messages that this process imported.
+
+    """
+    return [
+        RecordedEvent(
+            position,
+            event_id,
+            stream,
+            version,
+            type_,
+            message_class(type_).FromString(data),
+            Metadata(actor, org_id, request_id, traceparent, causation_id),
+            from_moment(moment),
+        )
+        for (
+            position,
+            event_id,
+            stream,
+            version,
+            type_,
+            data,
+            actor,
+            org_id,
+            request_id,
+            traceparent,
+            causation_id,
+            moment,
+        ) in rows
+    ]
+
+
+@cache
+def message_class(full_name: str) -> type[Message]:
+    """Return the generated class of a message.
+
+    Raises:
+        UnknownEventTypeError: no imported module defines it.
+
+    """
+    try:
+        return GetMessageClass(Default().FindMessageTypeByName(full_name))
+    except KeyError as error:
+        raise UnknownEventTypeError(
+            f"the log holds an event of type {full_name}, which this version does not know; "
+            "newer code wrote it: upgrade this process",
+            type=full_name,
+        ) from error

@@ -1,0 +1,87 @@
+"""Opening the database of an event store: what each dialect needs to be safe."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
+
+READERS: Final = 4  # connections, and threads, for reads
+
+# How long a writer waits for another process to finish its transaction.
+_BUSY_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Two ways into one database."""
+
+    writer: Engine  # one connection; its transactions exclude other writers from their beginning
+    reader: Engine  # `READERS` connections that can only read, each transaction one snapshot
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.reader.dispose()
+        self.writer.dispose()
+
+
+def open_database(url: str) -> Database:
+    """Return the database at an SQLAlchemy URL; a missing SQLite file is made, mode 0600.
+
+    Raises:
+        ValueError: the URL names a database that an event store cannot live in.
+
+    """
+    parsed = make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(parsed)
+        case other:
+            raise ValueError(f"event store URL: {other} is not supported; use sqlite:////path.db")
+
+
+def gave_up_transaction(connection: Connection) -> bool:
+    """Tell whether the database itself ended the transaction that `connection` is in.
+
+    SQLite does on a full disk and on I/O errors; what runs afterwards would commit by itself.
+    """
+    driver = connection.connection.dbapi_connection
+    return isinstance(driver, sqlite3.Connection) and not driver.in_transaction
+
+
+def _open_sqlite(url: URL) -> Database:
+    if url.database in (None, "", ":memory:"):
+        raise ValueError("event store URL: it needs a file; use sqlite:////path.db")
+    path = Path(str(url.database))
+    path.touch(mode=0o600)
+    path.chmod(0o600)  # the -wal and -shm files take their mode from it
+    writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", pragmas=_WRITER_PRAGMAS)
+    reader = _sqlite_engine(url, connections=READERS, begin="BEGIN", pragmas=_READER_PRAGMAS)
+    return Database(writer, reader)
+
+
+_WRITER_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+_READER_PRAGMAS: Final = ("query_only = ON",)
+
+
+def _sqlite_engine(url: URL, *, connections: int, begin: str, pragmas: tuple[str, ...]) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": _BUSY_S},
+    )
+
+    def connected(driver: sqlite3.Connection, _record: object) -> None:
+        driver.isolation_level = None  # no implicit BEGIN by Python's sqlite3: `began` does it
+        for pragma in pragmas:
+            driver.execute(f"PRAGMA {pragma}")
+
+    def began(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", began)
+    return engine

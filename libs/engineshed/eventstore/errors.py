@@ -1,0 +1,42 @@
+"""What an event store refuses."""
+
+from engineshed.errors import DomainError, Kind
+
+
+class StreamConflictError(DomainError):
+    """The stream is not at the version that the decision was made on; load it and decide again."""
+
+    kind = Kind.CONFLICT
+    reason = "STREAM_CONFLICT"
+
+
+class RequestRepeatedError(DomainError):
+    """An identical request has been carried out already; `response` is what it was answered."""
+
+    kind = Kind.CONFLICT
+    reason = "REQUEST_REPEATED"
+
+    def __init__(self, message: str, *, request_id: str, response: bytes) -> None:
+        super().__init__(message, request_id=request_id)
+        self.response = response
+
+
+class RequestIdReusedError(DomainError):
+    """The request id was used before, for a request that said something else."""
+
+    kind = Kind.INVALID
+    reason = "REQUEST_ID_REUSED"
+
+
+class StoreUnavailableError(DomainError):
+    """The database takes no writes now (full disk, locked, gone); nothing was written."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "STORE_UNAVAILABLE"
+
+
+class UnknownEventTypeError(DomainError):
+    """The log holds an event of a type that this code does not know: newer code wrote it."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "UNKNOWN_EVENT_TYPE"

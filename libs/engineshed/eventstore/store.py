@@ -1,0 +1,273 @@
+"""The event store of one service: asyncio outside, one thread that writes and a few that read."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+from typing import Final, Self, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, MetaData, insert, select
+
+from engineshed.eventstore import reading
+from engineshed.eventstore.database import READERS, Database, open_database
+from engineshed.eventstore.errors import StoreUnavailableError
+from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
+from engineshed.eventstore.schema import LOG, log_head
+from engineshed.eventstore.writer import Change, Outcome, Project, Write, Writer
+
+T = TypeVar("T")
+
+# A transaction takes at most so many appends, so that none waits for thousands of others.
+_MAX_BATCH: Final = 512
+
+# How many events a follower reads at once.
+_PAGE: Final = 500
+
+# How soon a follower sees what another process committed; commits of this process wake it at once.
+_POLL_S: Final = 1.0
+
+_Waiting: TypeAlias = tuple[Change, asyncio.Future[list[RecordedEvent]]]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class EventStore:
+    """The log of a service and its read models, in one database.
+
+    Several stores, in several processes too, may be open on one database. A store belongs to the
+    event loop that it was opened in.
+    """
+
+    def __init__(self, service: str, database: Database, writer: Writer, position: int) -> None:
+        self.service = service
+        self._database = database
+        self._writer = writer
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix=f"{service}-write")
+        self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix=f"{service}-read")
+        self._waiting: list[_Waiting] = []
+        self._committing: asyncio.Task[None] | None = None
+        self._committed = asyncio.Event()  # set, and replaced by a new one, at each commit
+        self._known_position = position
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        service: str,
+        metadata: MetaData | None = None,
+        project: Project | None = None,
+        clock: Callable[[], datetime] = _now,
+    ) -> Self:
+        """Open the store at an SQLAlchemy URL; tables that are missing are created.
+
+        Args:
+            url: where, e.g. `sqlite:////var/lib/engineshed/catalog.db`.
+            service: whose store it is, e.g. `catalog`.
+            metadata: the tables of the service's read models.
+            project: brings the read models up to date with one event, in the transaction that
+                records it. It runs in the writer's thread and must do nothing but write to its
+                connection: when it raises, the append fails and is undone, and it may be called
+                again for an append that was undone.
+            clock: returns the time, aware.
+
+        Raises:
+            ValueError: the URL names a database that is not supported.
+
+        """
+
+        def opened() -> tuple[Database, int]:
+            database = open_database(url)
+            with database.writer.begin() as connection:
+                LOG.create_all(connection)
+                if metadata is not None:
+                    metadata.create_all(connection)
+                position = connection.scalar(select(log_head.c.position))
+                if position is None:
+                    connection.execute(insert(log_head), {"id": 1, "position": 0, "recorded_at": 0})
+            return database, position or 0
+
+        database, position = await asyncio.to_thread(opened)
+        return cls(service, database, Writer(database, project, clock), position)
+
+    @property
+    def known_position(self) -> int:
+        """The last position that this process has seen; another process may be further."""
+        return self._known_position
+
+    async def append(
+        self,
+        *appends: StreamAppend,
+        idempotency: Idempotency | None = None,
+        write: Write | None = None,
+    ) -> list[RecordedEvent]:
+        """Record events; return them when they are on disk.
+
+        All streams, the read models, the answer to `idempotency` and what `write` adds are
+        written in one transaction, or nothing is. What waits at the same time is committed
+        together. When the caller is cancelled, the append may or may not happen.
+
+        Args:
+            appends: what to add to which streams.
+            idempotency: the request that caused it; a second append for it is refused.
+            write: writes more rows, after `project`; under the same conditions as `project`.
+
+        Raises:
+            StreamConflictError: a stream is not at its expected version.
+            RequestRepeatedError: the request was carried out already; it carries the answer.
+            RequestIdReusedError: the request's id was used for a different request.
+            StoreUnavailableError: the database takes no writes.
+
+        """
+        self._require_open()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[RecordedEvent]] = loop.create_future()
+        self._waiting.append((Change(appends, idempotency, write), future))
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_waiting())
+        return await future
+
+    async def recall(self, key: Idempotency) -> bytes | None:
+        """Return how an identical request was answered before; None when there was none.
+
+        Raises:
+            RequestIdReusedError: its id was used for a different request.
+
+        """
+        return await self.query(lambda connection: reading.answer(connection, key))
+
+    async def load(self, stream: str, *, as_of: datetime | None = None) -> list[RecordedEvent]:
+        """Return the events of a stream, as they were at a moment (aware) or as they are now.
+
+        Raises:
+            UnknownEventTypeError: newer code wrote one of them.
+
+        """
+        return await self.query(lambda connection: reading.stream(connection, stream, as_of))
+
+    async def read(
+        self,
+        after_position: int,
+        limit: int = _PAGE,
+        *,
+        stream: str | None = None,
+        org_id: str | None = None,
+        types: Sequence[str] = (),
+    ) -> list[RecordedEvent]:
+        """Return up to `limit` events after a position, in order; those that fit the filters.
+
+        Raises:
+            UnknownEventTypeError: newer code wrote one of them.
+
+        """
+        selection = Selection(stream or "", org_id or "", types)
+        return (await self._page(after_position, limit, selection)).events
+
+    async def follow(
+        self,
+        after_position: int,
+        *,
+        stream: str | None = None,
+        org_id: str | None = None,
+        types: Sequence[str] = (),
+    ) -> AsyncIterator[RecordedEvent]:
+        """Yield the events after a position, then new ones as they are committed; never ends.
+
+        Raises:
+            UnknownEventTypeError: newer code wrote one of them.
+
+        """
+        selection = Selection(stream or "", org_id or "", types)
+        async with aclosing(self.follow_pages(after_position, selection)) as pages:
+            async for page in pages:
+                for event in page:
+                    yield event
+
+    async def follow_pages(
+        self, after_position: int, selection: Selection
+    ) -> AsyncGenerator[list[RecordedEvent]]:
+        """Yield what `follow` does in lists; an empty one at least once in `_POLL_S`."""
+        while True:
+            committed = self._committed  # before the read: a commit during it counts
+            page = await self._page(after_position, _PAGE, selection)
+            after_position = page.through
+            yield page.events
+            if len(page.events) < _PAGE:
+                with suppress(TimeoutError):  # look anyway: another process may have committed
+                    async with asyncio.timeout(_POLL_S):
+                        await committed.wait()
+
+    async def query(self, fn: Callable[[Connection], T]) -> T:
+        """Return what `fn` reads; it runs in a thread, on one snapshot, and cannot write."""
+        self._require_open()
+
+        def read() -> T:
+            with self._database.reader.connect() as connection:
+                return fn(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._read_threads, read)
+
+    async def last_position(self) -> int:
+        """Return the last position of the log; 0 when it is empty."""
+        return await self.query(reading.head_position)
+
+    async def close(self) -> None:
+        """Write what waits, then close the database."""
+        self._closed = True
+        if self._committing is not None:
+            await self._committing
+        await asyncio.to_thread(self._shut_down)
+
+    def _shut_down(self) -> None:
+        self._write_thread.shutdown()
+        self._read_threads.shutdown()
+        self._database.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"the event store of {self.service} is closed")
+
+    async def _page(self, after: int, limit: int, selection: Selection) -> reading.Page:
+        page = await self.query(
+            lambda connection: reading.page(connection, after, limit, selection)
+        )
+        self._known_position = max(self._known_position, page.through)
+        return page
+
+    async def _commit_waiting(self) -> None:
+        """Commit until nothing waits; what arrives during a commit is the next batch."""
+        while self._waiting:
+            batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
+            try:
+                await self._commit(batch)
+            finally:  # whatever happened, nobody waits for ever
+                for _, future in batch:
+                    future.cancel()
+
+    async def _commit(self, batch: Sequence[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        changes = [change for change, _ in batch]
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = await loop.run_in_executor(self._write_thread, self._writer.commit, changes)
+        except StoreUnavailableError as error:
+            outcomes = [error] * len(batch)
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if future.done():
+                continue  # its caller was cancelled
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        self._announce([outcome for outcome in outcomes if isinstance(outcome, list)])
+
+    def _announce(self, committed: Sequence[Sequence[RecordedEvent]]) -> None:
+        positions = [events[-1].position for events in committed if events]
+        if positions:
+            self._known_position = max(self._known_position, *positions)
+            self._committed.set()
+            self._committed = asyncio.Event()

@@ -1,0 +1,210 @@
+"""Committing what waits, together: one transaction, one flush to disk, many appends.
+
+All of it runs in one thread. Nothing is read before the insert: the keys of the tables notice
+conflicts. When that makes a batch fail, it is rolled back and its changes are tried one by one,
+each in a savepoint, so that a refused one costs its neighbours nothing; only then is it worth
+reading why.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import OperationalError
+
+from engineshed import ids
+from engineshed.eventstore import codec, reading, schema
+from engineshed.eventstore.database import Database, gave_up_transaction
+from engineshed.eventstore.errors import (
+    RequestRepeatedError,
+    StoreUnavailableError,
+    StreamConflictError,
+)
+from engineshed.eventstore.model import Idempotency, RecordedEvent, StreamAppend
+
+Project: TypeAlias = Callable[[Connection, RecordedEvent], None]
+Write: TypeAlias = Callable[[Connection], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one call wants written, all or nothing."""
+
+    appends: Sequence[StreamAppend]
+    idempotency: Idempotency | None
+    write: Write | None
+
+
+# The events of a change, or why it was not written.
+Outcome: TypeAlias = list[RecordedEvent] | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    position: int  # the last one given
+    moment: int  # recorded_at of what is written now
+
+
+class Writer:
+    """Writes batches of changes; not thread-safe."""
+
+    def __init__(
+        self, database: Database, project: Project | None, clock: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._project = project
+        self._clock = clock
+
+    def commit(self, batch: Sequence[Change]) -> Sequence[Outcome]:
+        """Write the batch and return each change's outcome, once that is on disk.
+
+        `project` and `write` may be called a second time for a change, after what they did at
+        first has been rolled back.
+
+        Raises:
+            StoreUnavailableError: the database takes nothing; no change was written.
+
+        """
+        try:
+            return self._together(batch)
+        except StoreUnavailableError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it was, the one who caused it gets it below
+            return self._one_by_one(batch)
+
+    def _together(self, batch: Sequence[Change]) -> Sequence[list[RecordedEvent]]:
+        with self._transaction() as (connection, head):
+            return self._write(connection, head, batch)
+
+    def _one_by_one(self, batch: Sequence[Change]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        try:
+            with self._transaction() as (connection, head):
+                for change in batch:
+                    try:
+                        with connection.begin_nested():
+                            _refuse(connection, change)
+                            (recorded,) = self._write(connection, head, [change])
+                    except Exception as error:
+                        if gave_up_transaction(connection):
+                            raise
+                        outcomes.append(error)
+                    else:
+                        outcomes.append(recorded)
+                        head = _Head(head.position + len(recorded), head.moment)
+        except OperationalError as error:
+            raise StoreUnavailableError(f"the database takes no writes: {error.orig}") from error
+        return outcomes
+
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[Connection, _Head]]:
+        """Hold the head of the log, so that no other writer gives positions, until the commit."""
+        connection = self._database.writer.connect()
+        with connection:
+            try:
+                transaction = connection.begin()
+                position, moment = connection.execute(_LOCK_HEAD).one()
+            except OperationalError as error:
+                raise StoreUnavailableError(
+                    f"the database takes no writes: {error.orig}"
+                ) from error
+            with transaction:
+                yield connection, _Head(position, max(moment, codec.to_moment(self._clock())))
+
+    def _write(
+        self, connection: Connection, head: _Head, changes: Sequence[Change]
+    ) -> list[list[RecordedEvent]]:
+        """Write all of `changes` behind `head`.
+
+        Raises:
+            IntegrityError: a key noticed a conflict.
+
+        """
+        recorded = _record(head, changes)
+        rows = [codec.encode(event, head.moment) for group in recorded for event in group]
+        if rows:
+            connection.execute(insert(schema.events), rows)
+            connection.execute(
+                update(schema.log_head),
+                {"position": head.position + len(rows), "recorded_at": head.moment},
+            )
+        answers = [_answer(change.idempotency, head) for change in changes if change.idempotency]
+        if answers:
+            connection.execute(insert(schema.requests), answers)
+        for change, group in zip(changes, recorded, strict=True):
+            if self._project is not None:
+                for event in group:
+                    self._project(connection, event)
+            if change.write is not None:
+                change.write(connection)
+        return recorded
+
+
+_LOCK_HEAD = select(schema.log_head.c.position, schema.log_head.c.recorded_at).with_for_update()
+
+
+def _record(head: _Head, changes: Sequence[Change]) -> list[list[RecordedEvent]]:
+    recorded_at = codec.from_moment(head.moment)
+    position = head.position
+    recorded: list[list[RecordedEvent]] = []
+    for change in changes:
+        group: list[RecordedEvent] = []
+        for append in change.appends:
+            for version, event in enumerate(append.events, start=append.expected_version + 1):
+                position += 1
+                group.append(
+                    RecordedEvent(
+                        position,
+                        ids.new(ids.EVENT),
+                        append.stream,
+                        version,
+                        event.DESCRIPTOR.full_name,
+                        event,
+                        append.metadata,
+                        recorded_at,
+                    )
+                )
+        recorded.append(group)
+    return recorded
+
+
+def _answer(idempotency: Idempotency, head: _Head) -> dict[str, object]:
+    return {
+        "org_id": idempotency.org_id,
+        "actor": idempotency.actor,
+        "method": idempotency.method,
+        "request_id": idempotency.request_id,
+        "request_hash": idempotency.request_hash,
+        "response": idempotency.response,
+        "recorded_at": head.moment,
+    }
+
+
+def _refuse(connection: Connection, change: Change) -> None:
+    """Say why `change` cannot be written, if so; exact, because the head of the log is held."""
+    request = change.idempotency
+    if request is not None:
+        response = reading.answer(connection, request)
+        if response is not None:
+            raise RequestRepeatedError(
+                f"request {request.request_id!r} has been carried out already",
+                response=response,
+                request_id=request.request_id,
+            )
+    versions: dict[str, int] = {}
+    for append in change.appends:
+        stream, expected = append.stream, append.expected_version
+        if stream not in versions:
+            versions[stream] = reading.stream_version(connection, stream)
+        if versions[stream] != expected:
+            raise StreamConflictError(
+                f"{stream} is at version {versions[stream]}, not {expected}; "
+                "read it again, then retry",
+                stream=stream,
+                version=versions[stream],
+                expected_version=expected,
+            )
+        versions[stream] += len(append.events)
