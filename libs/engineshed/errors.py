@@ -6,7 +6,6 @@ The domain raises these; only the edges know gRPC and HTTP (`engineshed.rpc.stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import ClassVar
 
 
 class Kind(Enum):
@@ -38,8 +37,8 @@ class DomainError(Exception):
     Subclasses set `kind` and `reason`. `facts` are strings that clients may rely on.
     """
 
-    kind: ClassVar[Kind]
-    reason: ClassVar[str]  # UPPER_SNAKE, stable
+    kind: Kind
+    reason: str  # UPPER_SNAKE, stable
 
     def __init__(self, message: str, *, fields: Sequence[FieldError] = (), **facts: object) -> None:
         super().__init__(message)

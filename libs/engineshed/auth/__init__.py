@@ -1,0 +1,25 @@
+"""Who calls, and what they may do: tokens, principals and where they are looked up."""
+
+from engineshed.auth.directory import Authenticator, ServiceTokens, TokenDirectory
+from engineshed.auth.principal import (
+    SCOPES,
+    ForbiddenError,
+    Principal,
+    UnauthenticatedError,
+    hash_token,
+    new_secret,
+    principal_of,
+)
+
+__all__ = [
+    "SCOPES",
+    "Authenticator",
+    "ForbiddenError",
+    "Principal",
+    "ServiceTokens",
+    "TokenDirectory",
+    "UnauthenticatedError",
+    "hash_token",
+    "new_secret",
+    "principal_of",
+]

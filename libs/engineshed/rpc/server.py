@@ -1,0 +1,265 @@
+"""A gRPC server as every service runs it.
+
+One interceptor does what no method should do for itself: it finds out who calls, refuses what the
+access table does not allow, validates the request, and gives errors their status.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import grpc
+import protovalidate
+import structlog
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from engineshed.auth import Authenticator, ForbiddenError, Principal, UnauthenticatedError
+from engineshed.errors import DomainError, FieldError, Kind
+from engineshed.rpc.call import (
+    AUTHORIZATION,
+    REQUEST_ID,
+    TRACEPARENT,
+    Call,
+    clean_request_id,
+    set_current_call,
+)
+from engineshed.rpc.status import DETAILS_KEY, STATUS, error_from, to_status
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+
+_OPEN: Final = "/grpc.health.v1.Health/"
+_REFLECTION: Final = "/grpc.reflection."
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+# A method's handler is generic over its messages, which the gate never looks into.
+Handler: TypeAlias = Any
+
+log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may call a method."""
+
+    scope: str | None  # what a token needs; None: no token may call it
+    services: frozenset[str] = frozenset()  # which services may call it too
+
+
+class InvalidRequestError(DomainError):
+    """The request breaks a rule that its proto states."""
+
+    kind = Kind.INVALID
+    reason = "INVALID_FIELD"
+
+
+class RpcServer:
+    """A gRPC server with authentication, access control, validation, health and reflection."""
+
+    def __init__(
+        self, listen: str, authenticator: Authenticator, access: Mapping[str, Access]
+    ) -> None:
+        """Prepare to listen on `listen` (host:port; port 0 takes a free one).
+
+        `access` names every method that may be called; what it does not name is refused.
+        """
+        self._listen = listen
+        self._server = grpc.aio.server(
+            interceptors=[_Gate(authenticator, access)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = {name.split("/")[1] for name in access}
+        reflection.enable_server_reflection(
+            [*sorted(names), health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        )
+
+    def add(self, register: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
+        """Serve `servicer`; `register` is the generated `add_…Servicer_to_server`."""
+        register(servicer, self._server)
+
+    async def start(self) -> str:
+        """Listen and serve; return the address, with the port that was really taken."""
+        port = self._server.add_insecure_port(self._listen)
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, let those in flight finish for `grace_seconds`, then cut them off."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
+
+
+class _Gate(grpc.aio.ServerInterceptor):
+    def __init__(self, authenticator: Authenticator, access: Mapping[str, Access]) -> None:
+        self._authenticator = authenticator
+        self._access = access
+        self._validator = protovalidate.Validator()  # type: ignore[no-untyped-call]  # untyped in the library
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_OPEN):
+            return handler
+        if handler.response_streaming:
+            return self._streaming(method, handler)
+        return self._unary(method, handler)
+
+    def _unary(self, method: str, handler: Handler) -> Handler:
+        behavior = handler.unary_unary
+
+        async def serve(request: Message, context: Context) -> Message:
+            async with _Answer(method, context) as answer:
+                await self._admit(method, answer, context)
+                self._validate(request)
+                reply: Message = await behavior(request, context)
+                return reply
+            raise AssertionError("an answer that failed has aborted the call")
+
+        return grpc.unary_unary_rpc_method_handler(
+            serve, handler.request_deserializer, handler.response_serializer
+        )
+
+    def _streaming(self, method: str, handler: Handler) -> Handler:
+        behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def serve(request: Any, context: Context) -> AsyncIterator[Message]:  # noqa: ANN401 - a message or an iterator of them
+            async with _Answer(method, context) as answer:
+                await self._admit(method, answer, context)
+                if handler.request_streaming:
+                    request = self._validated(request)
+                else:
+                    self._validate(request)
+                async for reply in behavior(request, context):
+                    yield reply
+
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_stream_rpc_method_handler
+        )
+        return make(serve, handler.request_deserializer, handler.response_serializer)
+
+    async def _admit(self, method: str, answer: "_Answer", context: Context) -> None:
+        metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        principal = await self._authenticator.authenticate(_bearer(metadata))
+        answer.call = Call(
+            principal, answer.request_id, metadata.get(TRACEPARENT, ""), context.peer()
+        )
+        set_current_call(answer.call)
+        if not method.startswith(_REFLECTION):
+            check_access(principal, method, self._access.get(method))
+
+    def _validate(self, request: Message) -> None:
+        violations = self._validator.collect_violations(request)
+        if not violations:
+            return
+        fields = [
+            FieldError(_path(item.proto.field), item.proto.message or item.proto.rule_id)
+            for item in violations
+        ]
+        text = "; ".join(f"{item.field}: {item.message}" for item in fields)
+        raise InvalidRequestError(text, fields=fields)
+
+    async def _validated(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            self._validate(request)
+            yield request
+
+
+class _Answer:
+    """Gives whatever a method raises its status, and logs what is a bug."""
+
+    def __init__(self, method: str, context: Context) -> None:
+        self._method = method
+        self._context = context
+        self.call: Call | None = None
+        given = dict(context.invocation_metadata() or ()).get(REQUEST_ID, "")
+        self.request_id = clean_request_id(str(given))
+
+    async def __aenter__(self) -> "_Answer":
+        self._context.set_trailing_metadata(((REQUEST_ID, self.request_id),))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if error is None or isinstance(
+            error, (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit)
+        ):
+            return
+        if isinstance(error, grpc.aio.AioRpcError):
+            error = error_from(error) or error
+        if isinstance(error, DomainError):
+            await self._abort(error)
+        name = self.call.principal.name if self.call else ""
+        log.error(
+            "call failed",
+            method=self._method,
+            request_id=self.request_id,
+            caller=name,
+            exc_info=error,
+        )
+        await self._context.abort(
+            grpc.StatusCode.INTERNAL,
+            f"internal error; the request id is {self.request_id}",
+            ((REQUEST_ID, self.request_id),),
+        )
+
+    async def _abort(self, error: DomainError) -> None:
+        code, _ = STATUS[error.kind]
+        log.info(
+            "call refused",
+            method=self._method,
+            request_id=self.request_id,
+            code=code.name,
+            reason=error.reason,
+        )
+        details = to_status(error).SerializeToString()
+        trailing = ((REQUEST_ID, self.request_id), (DETAILS_KEY, details))
+        await self._context.abort(code, error.message, trailing)
+
+
+def check_access(principal: Principal, method: str, access: Access | None) -> None:
+    """Refuse the call unless `access` allows it.
+
+    Raises:
+        ForbiddenError: the caller may not call `method`.
+    """
+    if access is None:
+        raise ForbiddenError(f"{method} is open to nobody")
+    if principal.is_service:
+        if principal.name not in access.services:
+            raise ForbiddenError(f"{method} is not for the service {principal.name}")
+    elif access.scope is None:
+        raise ForbiddenError(f"{method} is for services only")
+    elif not principal.may(access.scope):
+        raise ForbiddenError(
+            f"this needs the scope {access.scope}; the token has: "
+            + ", ".join(sorted(principal.scopes)),
+            scope=access.scope,
+        )
+
+
+def _bearer(metadata: Mapping[str, str]) -> str:
+    scheme, _, secret = metadata.get(AUTHORIZATION, "").partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise UnauthenticatedError("no token; send the metadata: authorization: Bearer <token>")
+    return secret.strip()
+
+
+def _path(field: Any) -> str:  # noqa: ANN401 - buf.validate.FieldPath, generated
+    return ".".join(element.field_name for element in field.elements)

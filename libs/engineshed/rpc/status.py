@@ -1,0 +1,114 @@
+"""Errors between the domain, gRPC and HTTP: one table."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from engineshed.errors import DomainError, FieldError, Kind
+
+DOMAIN: Final = "engineshed"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+
+# What each kind of error is in gRPC and over HTTP.
+STATUS: Final[Mapping[Kind, tuple[grpc.StatusCode, HTTPStatus]]] = {
+    Kind.INVALID: (grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.UNPROCESSABLE_ENTITY),
+    Kind.UNAUTHENTICATED: (grpc.StatusCode.UNAUTHENTICATED, HTTPStatus.UNAUTHORIZED),
+    Kind.FORBIDDEN: (grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN),
+    Kind.NOT_FOUND: (grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND),
+    Kind.EXISTS: (grpc.StatusCode.ALREADY_EXISTS, HTTPStatus.CONFLICT),
+    Kind.CONFLICT: (grpc.StatusCode.ABORTED, HTTPStatus.CONFLICT),
+    Kind.STALE: (grpc.StatusCode.ABORTED, HTTPStatus.PRECONDITION_FAILED),
+    Kind.REFUSED: (grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT),
+    Kind.EXHAUSTED: (grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
+    Kind.UNAVAILABLE: (grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
+}
+HTTP_STATUS: Final[Mapping[Kind, HTTPStatus]] = {kind: http for kind, (_, http) in STATUS.items()}
+
+_KIND_KEY: Final = "kind"
+_CODE_TO_KIND: Final = {
+    code: kind for kind, (code, _) in STATUS.items() if kind is not Kind.STALE
+} | {
+    grpc.StatusCode.DEADLINE_EXCEEDED: Kind.UNAVAILABLE,
+    grpc.StatusCode.OUT_OF_RANGE: Kind.INVALID,
+}
+
+
+class RemoteError(DomainError):
+    """Another service's answer, with its kind, reason, fields and facts."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        reason: str,
+        message: str,
+        fields: tuple[FieldError, ...],
+        facts: Mapping[str, str],
+    ) -> None:
+        super().__init__(message, fields=fields)
+        self.kind = kind
+        self.reason = reason
+        self.facts = dict(facts)
+
+
+def to_status(error: DomainError) -> status_pb2.Status:
+    """Return `error` as google.rpc.Status with ErrorInfo and, for fields, BadRequest."""
+    code, _ = STATUS[error.kind]
+    info = error_details_pb2.ErrorInfo(
+        reason=error.reason, domain=DOMAIN, metadata={**error.facts, _KIND_KEY: error.kind.name}
+    )
+    details = [_any(info)]
+    if error.fields:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.message)
+            for item in error.fields
+        ]
+        details.append(_any(error_details_pb2.BadRequest(field_violations=violations)))
+    return status_pb2.Status(
+        code=code_pb2.Code.Value(code.name), message=error.message, details=details
+    )
+
+
+def error_from(error: grpc.aio.AioRpcError) -> RemoteError | None:
+    """Return what a failed call says, or None when it says nothing a caller can act upon.
+
+    A server that cannot be reached or does not answer in time is `Kind.UNAVAILABLE`.
+    """
+    kind: Kind | None = _CODE_TO_KIND.get(error.code())
+    if kind is None:
+        return None
+    info, fields = _details(error)
+    if info is None:
+        return RemoteError(kind, error.code().name, error.details() or "", (), {})
+    facts = dict(info.metadata)
+    named = facts.pop(_KIND_KEY, "")
+    kind = Kind[named] if named in Kind.__members__ else kind
+    return RemoteError(kind, info.reason, error.details() or "", fields, facts)
+
+
+def _details(
+    error: grpc.aio.AioRpcError,
+) -> tuple[error_details_pb2.ErrorInfo | None, tuple[FieldError, ...]]:
+    info: error_details_pb2.ErrorInfo | None = None
+    fields: tuple[FieldError, ...] = ()
+    for key, value in error.trailing_metadata() or ():
+        if key != DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+                info = error_details_pb2.ErrorInfo()
+                detail.Unpack(info)
+            elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+                bad = error_details_pb2.BadRequest()
+                detail.Unpack(bad)
+                fields = tuple(FieldError(v.field, v.description) for v in bad.field_violations)
+    return info, fields
+
+
+def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

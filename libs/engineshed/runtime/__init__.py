@@ -1,0 +1,16 @@
+"""How a service starts, logs and ends."""
+
+from engineshed.runtime.logs import configure_logging
+from engineshed.runtime.main import run, supervise
+from engineshed.runtime.settings import CommonSettings
+from engineshed.runtime.times import from_timestamp, to_timestamp, utc_now
+
+__all__ = [
+    "CommonSettings",
+    "configure_logging",
+    "from_timestamp",
+    "run",
+    "supervise",
+    "to_timestamp",
+    "utc_now",
+]
