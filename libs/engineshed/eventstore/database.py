@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
 
 READERS: Final = 4  # connections, and threads, for reads
 
@@ -41,13 +42,12 @@ def open_database(url: str) -> Database:
             raise ValueError(f"event store URL: {other} is not supported; use sqlite:////path.db")
 
 
-def gave_up_transaction(connection: Connection) -> bool:
-    """Tell whether the database itself ended the transaction that `connection` is in.
-
-    SQLite does on a full disk and on I/O errors; what runs afterwards would commit by itself.
-    """
-    driver = connection.connection.dbapi_connection
-    return isinstance(driver, sqlite3.Connection) and not driver.in_transaction
+def database_failed(error: Exception) -> bool:
+    """Tell whether the database failed (full disk, I/O error), not the statement it was given."""
+    if not isinstance(error, OperationalError):
+        return False
+    # SQLite's driver reports wrong SQL by the same class, with the general error code.
+    return getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
 
 
 def _open_sqlite(url: URL) -> Database:

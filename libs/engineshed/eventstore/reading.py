@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from engineshed.errors import FieldError
 from engineshed.eventstore import codec
 from engineshed.eventstore.errors import RequestIdReusedError
 from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection
@@ -79,6 +80,7 @@ def answer(connection: Connection, request: Idempotency) -> bytes | None:
         raise RequestIdReusedError(
             f"request_id {request.request_id!r} was used before for a different request; "
             "take a new one",
+            fields=[FieldError("request_id", "already used for a different request")],
             request_id=request.request_id,
         )
     return bytes(response)

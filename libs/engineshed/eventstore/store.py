@@ -11,7 +11,6 @@ from sqlalchemy import Connection, MetaData, insert, select
 
 from engineshed.eventstore import reading
 from engineshed.eventstore.database import READERS, Database, open_database
-from engineshed.eventstore.errors import StoreUnavailableError
 from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
 from engineshed.eventstore.schema import LOG, log_head
 from engineshed.eventstore.writer import Change, Outcome, Project, Write, Writer
@@ -121,9 +120,13 @@ class EventStore:
             RequestRepeatedError: the request was carried out already; it carries the answer.
             RequestIdReusedError: the request's id was used for a different request.
             StoreUnavailableError: the database takes no writes.
+            ValueError: an append has no events.
 
         """
         self._require_open()
+        for append in appends:
+            if not append.events:
+                raise ValueError(f"{append.stream}: no events to append")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[RecordedEvent]] = loop.create_future()
         self._waiting.append((Change(appends, idempotency, write), future))
@@ -254,7 +257,7 @@ class EventStore:
         outcomes: Sequence[Outcome]
         try:
             outcomes = await loop.run_in_executor(self._write_thread, self._writer.commit, changes)
-        except StoreUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - everybody who waits gets it
             outcomes = [error] * len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():

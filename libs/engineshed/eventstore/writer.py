@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from engineshed import ids
 from engineshed.eventstore import codec, reading, schema
-from engineshed.eventstore.database import Database, gave_up_transaction
+from engineshed.eventstore.database import Database, database_failed
 from engineshed.eventstore.errors import (
     RequestRepeatedError,
     StoreUnavailableError,
@@ -84,15 +84,17 @@ class Writer:
         try:
             with self._transaction() as (connection, head):
                 for change in batch:
+                    savepoint = connection.begin_nested()
                     try:
-                        with connection.begin_nested():
-                            _refuse(connection, change)
-                            (recorded,) = self._write(connection, head, [change])
+                        _refuse(connection, change)
+                        (recorded,) = self._write(connection, head, [change])
                     except Exception as error:
-                        if gave_up_transaction(connection):
+                        if database_failed(error):
                             raise
+                        savepoint.rollback()  # raises if the database has undone everything
                         outcomes.append(error)
                     else:
+                        savepoint.commit()
                         outcomes.append(recorded)
                         head = _Head(head.position + len(recorded), head.moment)
         except OperationalError as error:
