@@ -111,7 +111,7 @@ def message_class(full_name: str) -> type[Message]:
         return GetMessageClass(Default().FindMessageTypeByName(full_name))
     except KeyError as error:
         raise UnknownEventTypeError(
-            f"the log holds an event of type {full_name}, which this version does not know; "
-            "newer code wrote it: upgrade this process",
+            f"the log holds an event of type {full_name}, which this process does not know: "
+            "newer code wrote it (upgrade), or the module that defines it is not imported",
             type=full_name,
         ) from error

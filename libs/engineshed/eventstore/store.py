@@ -1,7 +1,7 @@
 """The event store of one service: asyncio outside, one thread that writes and a few that read."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
@@ -177,7 +177,7 @@ class EventStore:
         stream: str | None = None,
         org_id: str | None = None,
         types: Sequence[str] = (),
-    ) -> AsyncIterator[RecordedEvent]:
+    ) -> AsyncGenerator[RecordedEvent]:
         """Yield the events after a position, then new ones as they are committed; never ends.
 
         Raises:
