@@ -6,6 +6,7 @@ deliver late or never, and it gives up for ever on some errors; a fresh start ha
 """
 
 import asyncio
+import hmac
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -105,6 +106,10 @@ class Bus:
     def connections(self) -> int:
         """How many connections there have been: another number, another connection."""
         return self._connections
+
+    def durable_name(self, name: str) -> str:
+        """Return the name of this user's durable consumer `name`, which nobody else can guess."""
+        return durable_name(name, self._password)
 
     async def wait_connected(self) -> None:
         """Return as soon as NATS is there; bound it with `asyncio.timeout`."""
@@ -235,6 +240,18 @@ class Bus:
         if self._connection is connection:
             self._up.clear()
             self._connection = None
+
+
+def durable_name(name: str, password: str | None) -> str:
+    """Return `name` with a suffix derived from the password of the user whose consumer it is.
+
+    Whoever may make nameless consumers on a stream (any subscriber may) can state a name in the
+    request and so change somebody's durable consumer: its name must be a secret.
+    """
+    if password is None:
+        return name
+    digest = hmac.digest(password.encode(), f"durable consumer {name}".encode(), "sha256")
+    return f"{name}_{digest[:10].hex()}"
 
 
 async def _heartbeat(client: Client) -> None:

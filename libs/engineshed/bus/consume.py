@@ -37,9 +37,10 @@ async def consume(bus: Bus, durable: str, filter_subjects: Sequence[str], handle
         handler: what to do with an event.
 
     """
+    name = bus.durable_name(durable)
     config = ConsumerConfig(
-        name=durable,
-        durable_name=durable,
+        name=name,
+        durable_name=name,
         deliver_policy=DeliverPolicy.ALL,
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=ACK_WAIT,

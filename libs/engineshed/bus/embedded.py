@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import bcrypt
 
 from engineshed.bus.buckets import ROUTES, TOKENS
+from engineshed.bus.client import durable_name
 from engineshed.bus.kv import Bucket, M
 from engineshed.bus.private_file import write_private
 from engineshed.bus.streams import EVENTS, LOGS
@@ -85,12 +86,16 @@ def _publish_events(service: str) -> list[str]:
             for stream in (EVENTS, LOGS)
             for verb in ("INFO", "CREATE", "UPDATE")
         ),
-        # A durable consumer of its own name.
-        f"$JS.API.CONSUMER.CREATE.{EVENTS}.{service}",
-        f"$JS.API.CONSUMER.CREATE.{EVENTS}.{service}.>",
-        f"$JS.API.CONSUMER.INFO.{EVENTS}.{service}",
-        f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{service}",
-        f"$JS.ACK.{EVENTS}.{service}.>",
+    ]
+
+
+def _consume_events(durable: str) -> list[str]:
+    return [
+        f"$JS.API.CONSUMER.CREATE.{EVENTS}.{durable}",
+        f"$JS.API.CONSUMER.CREATE.{EVENTS}.{durable}.>",
+        f"$JS.API.CONSUMER.INFO.{EVENTS}.{durable}",
+        f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS}.{durable}",
+        f"$JS.ACK.{EVENTS}.{durable}.>",
     ]
 
 
@@ -113,14 +118,14 @@ def _own(bucket: Bucket[M]) -> list[str]:
     ]
 
 
-# What each user may publish, which is all that JetStream's API is reached by.
+# What each user may publish, JetStream's API included.
 _PERMISSIONS: Final[Mapping[str, Sequence[str]]] = {
     "catalog": [*_publish_events("catalog"), *_own(TOKENS)],
     "scheduler": [*_publish_events("scheduler"), *_own(ROUTES), *_read(TOKENS.stream)],
     "agent": ["engineshed.logs.v1.>"],
     "gateway": [*_read(ROUTES.stream), *_read(TOKENS.stream), *_read(LOGS)],
-    # An ordered consumer of events: found by its subject, nameless (so nobody's durable one can be
-    # touched), pushed to the inbox, with flow control.
+    # An ordered consumer of events: found by its subject, nameless, pushed to the inbox, with flow
+    # control.
     SUBSCRIBER: [
         "$JS.API.STREAM.NAMES",
         f"$JS.API.CONSUMER.CREATE.{EVENTS}",
@@ -128,6 +133,15 @@ _PERMISSIONS: Final[Mapping[str, Sequence[str]]] = {
         f"$JS.FC.{EVENTS}.>",
     ],
 }
+
+
+# Who may have a durable consumer of events, by the service's name.
+_CONSUMERS: Final = ("catalog", "scheduler")
+
+
+def _allowed(user: str, password: str) -> list[str]:
+    durable = _consume_events(durable_name(user, password)) if user in _CONSUMERS else []
+    return [*_PERMISSIONS[user], *durable]
 
 
 def _inbox(user: str) -> str:
@@ -148,13 +162,14 @@ def _url(state_dir: Path, user: str, port: int) -> str:
 
 def _config(state_dir: Path, port: int, urls: Mapping[str, str]) -> str:
     """Return the configuration; JSON is a subset of the broker's own syntax."""
+    passwords = {user: urlsplit(url).password or "" for user, url in urls.items()}
     users = [
         {
             "user": user,
-            "password": _hashed(urlsplit(url).password or ""),
-            "permissions": {"publish": _PERMISSIONS[user], "subscribe": [_inbox(user)]},
+            "password": _hashed(password),
+            "permissions": {"publish": _allowed(user, password), "subscribe": [_inbox(user)]},
         }
-        for user, url in urls.items()
+        for user, password in passwords.items()
     ]
     config = {
         "server_name": "engineshed",

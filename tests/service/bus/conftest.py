@@ -1,0 +1,146 @@
+"""A real broker of one's own for every test, as the embedded stack configures it."""
+
+import asyncio
+import itertools
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from engineshed.api.scheduler.v1.events_pb2 import EndpointCreated
+from engineshed.bus import Bus
+from engineshed.bus.embedded import command, write_config
+from engineshed.eventstore import Metadata, RecordedEvent
+
+DEADLINE = 20.0
+
+Connect = Callable[[str], Awaitable[Bus]]
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Broker:
+    """A nats-server process and its state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.port = a_free_port()
+        self.urls = write_config(state_dir, self.port).urls
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        log = (self.state_dir / "nats-server.log").open("ab")
+        with log:
+            self._process = subprocess.Popen(command(self.state_dir), stdout=log, stderr=log)  # noqa: ASYNC220 - returns at once
+        async with asyncio.timeout(DEADLINE):
+            while not await self._answers():
+                await asyncio.sleep(0.01)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def wipe(self) -> None:
+        shutil.rmtree(self.state_dir / "nats" / "store")
+
+    async def restart(self, *, wiped: bool = False) -> None:
+        self.kill()
+        if wiped:
+            self.wipe()
+        await self.start()
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    async def _answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionRefusedError:
+            return False
+        greeting = await reader.readline()
+        writer.close()
+        return greeting.startswith(b"INFO")
+
+
+@pytest.fixture
+def stopped_broker(tmp_path: Path):
+    broker = Broker(tmp_path)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+async def broker(stopped_broker: Broker) -> Broker:
+    await stopped_broker.start()
+    return stopped_broker
+
+
+@pytest.fixture
+async def connect(stopped_broker: Broker) -> AsyncIterator[Connect]:
+    """Return buses of the named users; they need no broker to be there."""
+    buses: list[Bus] = []
+
+    async def connect_as(user: str) -> Bus:
+        bus = await Bus.connect(stopped_broker.urls[user], name=user)
+        buses.append(bus)
+        return bus
+
+    yield connect_as
+    await asyncio.gather(*(bus.close() for bus in buses))
+
+
+@pytest.fixture
+async def background() -> AsyncIterator[Callable[[Awaitable[None]], asyncio.Task[None]]]:
+    """Run something until the test ends."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(work) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        tasks.append(task)
+        return task
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_positions = itertools.count(1)
+
+
+def an_event(position: int | None = None, **metadata: str) -> RecordedEvent:
+    """Return an event of the scheduler; positions go up."""
+    position = position or next(_positions)
+    return RecordedEvent(
+        position=position,
+        event_id=f"evt_{position:026d}",
+        stream="endpoint/ep_01",
+        version=position,
+        type="engineshed.api.scheduler.v1.EndpointCreated",
+        event=EndpointCreated(endpoint_id="ep_01", name=f"endpoint {position}"),
+        metadata=Metadata(**{"actor": "tok_01", "org_id": "org_01", **metadata}),
+        recorded_at=datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
+    )
