@@ -1,0 +1,1 @@
+"""The sample model: a very small Llama that answers questions about Engineshed."""
