@@ -1,0 +1,1 @@
+"""From token ids to text: what a replica does to every answer, without any I/O."""

@@ -1,0 +1,73 @@
+"""One answer: token ids in, text out, and how it ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from engineshed.replica.domain.detokenizer import Decoding, Detokenizer
+from engineshed.replica.domain.stop_words import StopWords
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ends an answer."""
+
+    max_tokens: int
+    end_ids: frozenset[int] = frozenset()
+    """Any of these tokens; it counts as generated."""
+    stop: tuple[str, ...] = ()
+    """Any of these texts; it is not part of the answer."""
+
+
+class Answer:
+    """The text of a sequence of tokens while they come, and the reason why they ended.
+
+    `tokens` counts what was generated up to the end: the end token too, and the token that
+    completed a stop word. Tokens that come after the end are neither counted nor read.
+    """
+
+    def __init__(self, decoding: Decoding, limits: Limits) -> None:
+        self._limits = limits
+        self._detokenizer = Detokenizer(decoding)
+        self._stop_words = StopWords(limits.stop)
+        self.tokens = 0
+        self.finish_reason: FinishReason | None = None
+
+    def take(self, ids: Sequence[int]) -> str:
+        """Take the next token ids; return the text that they made certain."""
+        if not self._limits.stop:
+            return self._take(ids)
+        # One by one, so that the count does not depend on how many came together.
+        return "".join([self._take([token]) for token in ids])
+
+    def end(self) -> str:
+        """Take note that the engine ended the answer; return the rest of the text."""
+        if self.finish_reason is not None:
+            return ""
+        return self._end("stop")
+
+    def _take(self, ids: Sequence[int]) -> str:
+        if self.finish_reason is not None:
+            return ""
+        ids = ids[: self._limits.max_tokens - self.tokens]
+        ended = next((i for i, token in enumerate(ids) if token in self._limits.end_ids), None)
+        if ended is not None:
+            ids = ids[: ended + 1]
+        self.tokens += len(ids)
+        text = self._stop_words.feed(self._detokenizer.add(ids))
+        if self._stop_words.found:
+            self.finish_reason = "stop"
+        elif ended is not None:
+            text += self._end("stop")
+        elif self.tokens >= self._limits.max_tokens:
+            text += self._end("length")
+        return text
+
+    def _end(self, reason: FinishReason) -> str:
+        text = self._stop_words.feed(self._detokenizer.finish())
+        if self._stop_words.found:
+            reason = "stop"
+        self.finish_reason = reason
+        return text + self._stop_words.finish()

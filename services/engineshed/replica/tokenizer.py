@@ -1,0 +1,143 @@
+"""The checkpoint's tokenizer and chat template, as transformers loads them.
+
+Tokenizing a long prompt takes long, and tokenizers are not made for threads: short prompts are
+done at once, long ones in a thread with a copy of their own.
+"""
+
+import asyncio
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+from engineshed.replica.domain.detokenizer import Decoding
+
+T = TypeVar("T")
+Message: TypeAlias = Mapping[str, str]
+# transformers' tokenizers, whose interface is not typed.
+_Pretrained: TypeAlias = Any
+
+_SHORT: Final = 4096
+"""Characters that are tokenized in about 2 ms."""
+_BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class TokenizerLoadError(Exception):
+    """The checkpoint's tokenizer cannot be loaded."""
+
+
+class NoChatTemplateError(Exception):
+    """The checkpoint brings no chat template, so messages cannot become a prompt."""
+
+
+class ChatTemplateError(Exception):
+    """The chat template refuses the messages, or fails on them."""
+
+
+class Tokenizer:
+    """Prompts to ids; `decoding` is the way back."""
+
+    def __init__(self, pretrained: _Pretrained, vocab_size: int) -> None:
+        self._pretrained = pretrained
+        self._copy = copy.deepcopy(pretrained)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        self.decoding = decoding_of(pretrained, vocab_size)
+        template = pretrained.chat_template
+        self._knows_developer = "developer" in str(template)
+        self.has_chat_template = bool(template)
+
+    @classmethod
+    def load(cls, folder: Path, vocab_size: int) -> "Tokenizer":
+        """Load the tokenizer from a folder; blocks for seconds.
+
+        Raises:
+            TokenizerLoadError: it is not there, damaged, or needs code of its own.
+
+        """
+        from transformers import AutoTokenizer  # takes a second: not at import
+
+        try:
+            return cls(
+                AutoTokenizer.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False
+                ),
+                vocab_size,
+            )
+        except Exception as error:  # transformers raises whatever its parsers do
+            raise TokenizerLoadError(f"the tokenizer cannot be loaded: {error}") from error
+
+    async def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the prompt that the chat template makes of `messages`.
+
+        Raises:
+            NoChatTemplateError: there is no template.
+            ChatTemplateError: the template raised; the message is its own.
+
+        """
+        if not self.has_chat_template:
+            raise NoChatTemplateError
+        messages = [self._with_known_role(message) for message in messages]
+        size = sum(len(message["content"]) for message in messages)
+        return await self._run(size, lambda tokenizer: _render(tokenizer, messages))
+
+    async def encode_text(self, text: str) -> list[int]:
+        """Return the prompt for a plain text, with the special tokens that belong around it."""
+        return await self._run(len(text), lambda tokenizer: list(tokenizer(text)["input_ids"]))
+
+    async def _run(self, size: int, work: Callable[[_Pretrained], T]) -> T:
+        if size <= _SHORT:
+            return work(self._pretrained)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, work, self._copy)
+
+    def _with_known_role(self, message: Message) -> Message:
+        """Call a developer "system", as most templates know it."""
+        if message["role"] != "developer" or self._knows_developer:
+            return message
+        return {**message, "role": "system"}
+
+
+def decoding_of(pretrained: _Pretrained, vocab_size: int) -> Decoding:
+    """Return how `pretrained` decodes ids below `vocab_size`, special tokens left out."""
+    vocab: dict[str, int] = pretrained.get_vocab()
+    added = pretrained.added_tokens_decoder.items()
+    silent = {token for token, text in added if text.special}
+    if pretrained.is_fast:  # ids that mean nothing (a model's vocabulary is often padded)
+        silent |= set(range(vocab_size)).difference(vocab.values())
+    else:
+        silent |= set(pretrained.all_special_ids)
+
+    def decode(ids: list[int]) -> str:
+        text: str = pretrained.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    return Decoding(
+        decode,
+        silent=frozenset(silent),
+        bytes_=frozenset(token for text, token in vocab.items() if _BYTE_TOKEN.fullmatch(text)),
+        clean_up=pretrained.clean_up_tokenization if _cleans_up(pretrained) else None,
+        revises=not pretrained.is_fast,  # it joins tokens in Python, in whatever way
+    )
+
+
+def _cleans_up(pretrained: _Pretrained) -> bool:
+    """Tell whether its `decode` removes spaces before punctuation; not for BPE, even if told to."""
+    if not pretrained.clean_up_tokenization_spaces:
+        return False
+    if not pretrained.is_fast or type(pretrained.backend_tokenizer.model).__name__ != "BPE":
+        return True
+    return bool(pretrained.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output)
+
+
+def _render(tokenizer: _Pretrained, messages: Sequence[Message]) -> list[int]:
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except Exception as error:  # a template is a program: it fails in any way
+        raise ChatTemplateError(str(error)) from error
+    return ids
