@@ -1,0 +1,1 @@
+"""The agent: what runs on one GPU host. It fetches, builds, starts, watches and reports."""

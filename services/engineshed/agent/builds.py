@@ -1,0 +1,112 @@
+"""Builds under way: one for an engine, however many replicas wait for it.
+
+A build goes on for as long as one replica wants its engine, whoever asked first, and is cancelled
+with the last. Every replica that waits sees its log, under a name of its own (a hard link).
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from engineshed.agent.engines.cache import Engine, EngineCache, cache_key
+from engineshed.agent.engines.interface import BuildRequest, EngineBackend, EngineBuildError
+
+log = structlog.get_logger()
+
+Tell = Callable[[str, float, bool], None]
+"""Called with a stage, its fraction done, and whether something is really built."""
+
+
+@dataclass(slots=True)
+class _Build:
+    task: asyncio.Task[Engine]
+    log: Path
+    listeners: list[Tell] = field(default_factory=list)
+
+
+class Builds:
+    """The builds of this host, by what they build."""
+
+    def __init__(self, root: Path, logs: Path) -> None:
+        """Keep engines below `root`, and the logs of builds under way below `logs`."""
+        self._root = root
+        self._logs = logs
+        self._cache = EngineCache(root)
+        self._running: dict[str, _Build] = {}
+
+    def sweep(self) -> None:
+        """Remove what builds left that were killed. Call it before the first build; blocks."""
+        for folder in (self._root, self._logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._cache.sweep()
+        for leftover in self._logs.iterdir():
+            leftover.unlink()
+
+    async def get(
+        self, backend: EngineBackend, request: BuildRequest, tell: Tell, log_file: Path
+    ) -> Engine:
+        """Return the engine for `request`, from the cache if it is there.
+
+        Raises:
+            EngineBuildError: it cannot be built.
+
+        """
+        key = await asyncio.to_thread(cache_key, backend, request)
+        build = self._running.get(key)
+        if build is None:
+            build = self._running[key] = self._start(key, backend, request)
+        build.listeners.append(tell)
+        try:
+            await asyncio.to_thread(_link, build.log, log_file)
+            return await asyncio.shield(build.task)
+        finally:
+            build.listeners.remove(tell)
+            if not build.listeners:
+                await self._end(key, build)
+
+    def _start(self, key: str, backend: EngineBackend, request: BuildRequest) -> _Build:
+        build_log = self._logs / f"{key}.log"
+        build_log.touch(mode=0o600)
+        cold = not (self._root / key).is_dir()
+
+        def progress(stage: str, fraction: float) -> None:
+            nonlocal cold
+            # The cache checks an engine that it has; any other stage means that it was damaged.
+            cold = cold or stage != "verifying"
+            for listener in build.listeners:
+                listener(stage, fraction, cold)
+
+        build = _Build(
+            asyncio.create_task(self._build(backend, request, progress, build_log)), build_log
+        )
+        return build
+
+    async def _build(
+        self,
+        backend: EngineBackend,
+        request: BuildRequest,
+        progress: Callable[[str, float], None],
+        build_log: Path,
+    ) -> Engine:
+        fit = await asyncio.to_thread(backend.fits, request)
+        if not fit.fits:
+            raise EngineBuildError("DOES_NOT_FIT", fit.reason, retryable=False)
+        return await self._cache.get(backend, request, progress, build_log)
+
+    async def _end(self, key: str, build: _Build) -> None:
+        """Forget a build that nobody waits for, and cancel it if it still goes on."""
+        if self._running.get(key) is build:
+            del self._running[key]
+            build.log.unlink(missing_ok=True)  # the replicas' own names for it stay
+        if not build.task.done():
+            log.info("build_cancelled", key=key)
+            build.task.cancel()
+        await asyncio.gather(build.task, return_exceptions=True)
+
+
+def _link(build_log: Path, log_file: Path) -> None:
+    log_file.unlink(missing_ok=True)
+    log_file.hardlink_to(build_log)

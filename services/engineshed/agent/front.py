@@ -1,0 +1,103 @@
+"""The control side of one replica's front: asked again and again how it is."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+import structlog
+
+from engineshed.api.replica.v1 import replica_service_pb2 as replica_pb
+from engineshed.api.replica.v1.replica_service_pb2_grpc import ReplicaServiceStub
+from engineshed.rpc import open_channel
+
+DEADLINE_SECONDS: Final = 10.0
+"""For every question. `life.MISSED_POLLS` of them in a row end the front."""
+QUICK_SECONDS: Final = 0.2
+"""Between questions while it loads or drains, when somebody waits for it."""
+CALM_SECONDS: Final = 1.0
+"""Between questions otherwise."""
+
+_CALM: Final = frozenset({replica_pb.PHASE_READY, replica_pb.PHASE_FAILED})
+
+log = structlog.get_logger()
+
+
+class Front:
+    """One front, as far as it answers."""
+
+    def __init__(
+        self, replica_id: str, address: str, secret: str, changed: Callable[[], None]
+    ) -> None:
+        """Ask the front at `address`; `changed` is called when it says something new."""
+        self.address = address
+        self._replica_id = replica_id
+        self._changed = changed
+        self._channel = open_channel(address, secret, "agent")
+        self._stub = ReplicaServiceStub(self._channel)
+        self._answer = replica_pb.GetStatusResponse()
+        self._missed = 0
+        self._asking = asyncio.create_task(self._ask_for_ever())
+
+    @property
+    def state(self) -> replica_pb.ReplicaState | None:
+        """What it last said of itself; None before its first answer."""
+        return self._answer.state if self._answer.HasField("state") else None
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it had when it last answered."""
+        return self._answer.in_flight
+
+    @property
+    def missed(self) -> int:
+        """How many questions in a row it left unanswered for as long as the deadline."""
+        return self._missed
+
+    async def drain(self) -> None:
+        """Ask it to take no more requests.
+
+        Raises:
+            grpc.aio.AioRpcError: it did not answer.
+
+        """
+        await self._stub.Drain(replica_pb.DrainRequest(), timeout=DEADLINE_SECONDS)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        self._asking.cancel()
+        await asyncio.gather(self._asking, return_exceptions=True)
+        await self._channel.close()
+
+    async def _ask_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            asked = loop.time()
+            try:
+                answer = await self._ask()
+            except grpc.aio.AioRpcError as error:
+                # One that is refused at once counts no sooner than one that gets no answer.
+                await asyncio.sleep(asked + DEADLINE_SECONDS - loop.time())
+                self._miss(f"{error.code().name}: {error.details()}")
+                continue
+            if answer.state.replica_id != self._replica_id:
+                await asyncio.sleep(asked + DEADLINE_SECONDS - loop.time())
+                self._miss(f"this is {answer.state.replica_id}")
+                continue
+            self._missed = 0
+            known = (self.state, self.in_flight)
+            self._answer = answer
+            if known != (self.state, self.in_flight):
+                self._changed()
+            calm = answer.state.phase in _CALM
+            await asyncio.sleep(CALM_SECONDS if calm else QUICK_SECONDS)
+
+    async def _ask(self) -> replica_pb.GetStatusResponse:
+        return await self._stub.GetStatus(
+            replica_pb.GetStatusRequest(), timeout=DEADLINE_SECONDS, wait_for_ready=True
+        )
+
+    def _miss(self, reason: str) -> None:
+        self._missed += 1
+        log.warning("front_silent", replica_id=self._replica_id, missed=self._missed, reason=reason)
+        self._changed()

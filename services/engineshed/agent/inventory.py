@@ -1,0 +1,114 @@
+"""What this host offers.
+
+GPUs are what the driver says (NVML), or what the operator declares to simulate, or else the slots
+of the CPU. Nothing is ever simulated without being told.
+"""
+
+import os
+import platform
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from engineshed.agent.engines.interface import Hardware
+from engineshed.agent.settings import AgentSettings
+from engineshed.api.scheduler.v1.node_service_pb2 import NodeInventory
+
+CPU: Final = "cpu"
+
+_CGROUP: Final = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The GPUs of this host, or what stands in their place."""
+
+    hostname: str
+    region: str
+    gpu_type: str
+    """E.g. `h100-sxm`, or `cpu`."""
+    gpu_count: int
+    simulated: bool
+    """The GPUs are only declared; the CPU serves in their place."""
+    cores: int
+    """What this process may use of the CPU."""
+    memory_bytes: int
+    """What this process may use of the host's memory."""
+
+    @property
+    def gpu_memory_bytes(self) -> int:
+        """The memory of each GPU; where the CPU serves, an equal share of the host's."""
+        return self.memory_bytes // self.gpu_count
+
+    def threads(self, gpus: int) -> int:
+        """Return how many CPU threads a replica on so many GPUs may compute with."""
+        return max(1, self.cores // self.gpu_count) * gpus
+
+    def hardware(self, gpus: int) -> Hardware:
+        """Return what an engine on so many GPUs really runs on."""
+        # Without real GPUs that is the CPU, whatever is declared. One replica may use all of the
+        # host's memory: slots only count replicas, and a model of any size may be served alone.
+        return Hardware(
+            product=CPU,
+            count=gpus,
+            memory_bytes=self.memory_bytes,
+            architecture=platform.machine(),
+        )
+
+    def visible(self, gpus: Sequence[int]) -> Sequence[int]:
+        """Return which of a replica's GPUs are really there."""
+        return () if self.simulated or self.gpu_type == CPU else gpus
+
+    def message(self, backends: list[str]) -> NodeInventory:
+        """Return it as the scheduler is told, with the engine back ends that can run here."""
+        return NodeInventory(
+            hostname=self.hostname,
+            region=self.region,
+            gpu_type=self.gpu_type,
+            gpu_count=self.gpu_count,
+            gpu_memory_bytes=self.gpu_memory_bytes,
+            simulated=self.simulated,
+            backends=backends,
+            agent_version=version("engineshed"),
+        )
+
+
+def take_inventory(settings: AgentSettings) -> Inventory:
+    """Look at this host. Quick."""
+    # Real GPUs, found by NVML, belong here: before what is simulated and before the CPU's slots.
+    gpu_type, gpu_count = settings.simulated or (CPU, settings.slots)
+    return Inventory(
+        hostname=socket.gethostname()[:253],
+        region=settings.region,
+        gpu_type=gpu_type,
+        gpu_count=gpu_count,
+        simulated=settings.simulated is not None,
+        cores=_cores(),
+        memory_bytes=_memory_bytes(),
+    )
+
+
+def _cores() -> int:
+    """Return how many cores there are for us: of the machine, by affinity and by quota."""
+    allowed = len(os.sched_getaffinity(0))
+    quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
+    if quota.isdecimal() and period.isdecimal():
+        allowed = min(allowed, max(1, int(quota) // int(period)))
+    return allowed
+
+
+def _memory_bytes() -> int:
+    """Return how much memory there is for us: the machine's, or the container's limit."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read(_CGROUP / "memory.max")
+    return min(installed, int(limit)) if limit.isdecimal() else installed
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""  # another version of cgroups, or none

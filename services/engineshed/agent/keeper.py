@@ -1,0 +1,379 @@
+"""The keeper of one replica: looks at it, does what `next_action` says, and looks again."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+import grpc
+import structlog
+
+from engineshed import processes
+from engineshed.agent.domain import life, report
+from engineshed.agent.domain.desired import Goal, goal_of
+from engineshed.agent.domain.life import Conclude, End, Failure, Outcome, Step
+from engineshed.agent.engines.cache import Engine
+from engineshed.agent.front import Front
+from engineshed.agent.preparation import Progress, Workshop, failure_of
+from engineshed.agent.replicas import (
+    FrontNotStartedError,
+    ReplicaDirectory,
+    ReplicaRecord,
+    exit_of,
+)
+from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaStatus
+from engineshed.api.replica.v1 import replica_service_pb2 as replica_pb
+from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
+
+LOOK_SECONDS: Final = 0.25
+"""How soon the end of a process is noticed."""
+GRACE_SECONDS: Final = 20.0
+"""How long a front may take to end itself and its Triton after it was asked."""
+TROUBLE_SECONDS: Final = 3.0
+"""The pause after something on the host went wrong, e.g. its disk is full."""
+DRAIN_SECONDS: Final = 120.0
+"""How long draining may take when the scheduler does not say."""
+_LONGEST_STEP: Final = 2.0
+"""What counts at most between two looks: this process may have been stopped in between."""
+
+log = structlog.get_logger()
+
+
+def uptime() -> float:
+    """Return the seconds since the host's boot, the same clock for every process on it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every keeper works with."""
+
+    workshop: Workshop
+    front: Sequence[str]
+    """The program of a front."""
+    boot_id: str
+
+
+class Keeper:
+    """Keeps one replica as it is wanted, until nothing of it is left but its folder."""
+
+    def __init__(
+        self,
+        means: Means,
+        directory: ReplicaDirectory,
+        record: ReplicaRecord,
+        changed: Callable[[], None],
+    ) -> None:
+        """Begin with what is on disk; `changed` is called when there is something to report."""
+        self._means = means
+        self._directory = directory
+        self._record = record
+        self._written = record
+        self._changed = changed
+        self._told = ReplicaStatus()
+        self._desired: DesiredReplica | None = None
+        self._goal = Goal.KEEP
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._preparation: asyncio.Task[Engine] | None = None
+        self._progress = Progress(Replica.STATE_FETCHING, 0.0, "")
+        self._child: subprocess.Popen[bytes] | None = None
+        self._front: Front | None = None
+        self._secret = ""
+        self._said: replica_pb.ReplicaState | None = None  # in status.json
+        self._silent_since: float | None = None
+        self._silent_seconds = 0.0
+        self._log = log.bind(replica_id=record.replica_id, endpoint_id=record.endpoint_id)
+
+    @property
+    def record(self) -> ReplicaRecord:
+        """What is remembered of the replica."""
+        return self._record
+
+    def want(self, desired: DesiredReplica | None) -> None:
+        """Work towards what a desired state says of the replica; None: it does not name it."""
+        self._desired = desired
+        goal = goal_of(desired)
+        if goal is not self._goal:
+            self._log.info("replica_wanted", goal=goal.name)
+            self._goal = goal
+            self._wake.set()
+
+    def status(self) -> ReplicaStatus:
+        """Return what the scheduler is told of the replica."""
+        record, said = self._record, self._said
+        base = ReplicaStatus(
+            replica_id=record.replica_id,
+            endpoint_id=record.endpoint_id,
+            engine_digest=record.engine_digest,
+            engine_backend=record.engine_backend,
+        )
+        if record.outcome is not None:
+            return report.status(base, record.state, self._age(), record.outcome.failure)
+        if record.process is not None and said is not None:
+            base.url = said.http_url
+            base.progress, base.progress_message = said.progress, said.progress_message
+            base.in_flight = self._front.in_flight if self._front else 0
+        elif self._preparation is not None:
+            base.progress, base.progress_message = self._progress.fraction, self._progress.message
+        return report.status(base, record.state, self._age(), None)
+
+    async def wait_settled(self) -> None:
+        """Return once `status` tells what is the case, and no longer what was before a restart."""
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        """Do what must be done until the replica is to be forgotten and nothing of it runs."""
+        try:
+            await self._recover()
+            while True:
+                seen = await self._look()
+                await self._note(seen)
+                if not isinstance(seen, life.Gone):
+                    self._settled.set()
+                action = life.next_action(self._goal, seen, self._drain_timeout())
+                if action is Step.REMOVE:
+                    return
+                try:
+                    await self._do(action)
+                except (OSError, processes.ProcessStuckError) as error:
+                    self._log.error("replica_in_trouble", action=str(action), error=str(error))
+                    self._settled.set()
+                    await asyncio.sleep(TROUBLE_SECONDS)
+        finally:
+            await self._let_go()
+
+    # --- seeing ---------------------------------------------------------------------------------
+
+    async def _recover(self) -> None:
+        """Find the front that was started just before the agent was killed."""
+        if self._record.process is None and self._record.outcome is None:
+            found = await asyncio.to_thread(self._directory.find_front)
+            if found is not None:
+                self._record = replace(self._record, process=found)
+
+    async def _look(self) -> life.Seen:
+        record = self._record
+        if record.outcome is not None:
+            return life.Ended(record.outcome)
+        if record.process is None:
+            return self._look_at_preparation()
+        ended = exit_of(self._child) if self._child else ""
+        alive = processes.is_alive(record.process)
+        await self._listen(alive=alive)
+        if not alive:
+            return self._gone(ended)
+        return life.Running(
+            phase=self._said.phase if self._said else replica_pb.PHASE_UNSPECIFIED,
+            in_flight=self._front.in_flight if self._front else 0,
+            missed_polls=self._front.missed if self._front else 0,
+            silent_seconds=self._silence(),
+            draining_seconds=self._draining_seconds(),
+            failure=_failure_said(self._said),
+        )
+
+    def _look_at_preparation(self) -> life.Seen:
+        preparation = self._preparation
+        if preparation is None:
+            return life.Idle()
+        if not preparation.done():
+            return life.Preparing()
+        error = preparation.exception()
+        if error is None:
+            return life.Prepared()
+        failure = failure_of(error) if isinstance(error, Exception) else None
+        if failure is None:
+            self._log.error("preparation_failed", exc_info=error)
+            failure = Failure(
+                "AGENT_ERROR", f"a fault of the agent: {type(error).__name__}", retryable=True
+            )
+        return life.Unpreparable(failure)
+
+    async def _listen(self, *, alive: bool) -> None:
+        """Keep what the front says of itself at hand: by its file until it listens, then by it."""
+        if self._front is not None and self._front.state is not None and alive:
+            self._said = self._front.state
+            return
+        said = await asyncio.to_thread(self._directory.front_state)
+        if said is None:
+            return
+        self._said = said
+        if alive and self._front is None and said.control_address:
+            spec = await asyncio.to_thread(self._directory.spec)
+            assert spec is not None, "the front was started with it"
+            self._front = Front(
+                self._record.replica_id, said.control_address, spec.secret, self._wake.set
+            )
+
+    def _silence(self) -> float:
+        """Return how long it has run without listening, or ended without ending.
+
+        What counts is the time in which this process looked: it may have been stopped itself.
+        """
+        phase = self._said.phase if self._said else replica_pb.PHASE_UNSPECIFIED
+        ending = phase in (replica_pb.PHASE_FAILED, replica_pb.PHASE_STOPPED)
+        now = uptime()
+        if (self._front is not None and not ending) or self._silent_since is None:
+            self._silent_seconds = 0.0
+        else:
+            self._silent_seconds += min(now - self._silent_since, _LONGEST_STEP)
+        self._silent_since = now
+        return self._silent_seconds
+
+    def _draining_seconds(self) -> float:
+        since = self._record.draining_since
+        return 0.0 if since is None else uptime() - since
+
+    def _drain_timeout(self) -> float:
+        if self._desired is None or not self._desired.HasField("drain_timeout"):
+            return DRAIN_SECONDS
+        return self._desired.drain_timeout.ToNanoseconds() / 1e9
+
+    def _age(self) -> float:
+        """Return how long it has been in its state."""
+        record = self._record
+        same_boot = record.boot_id == self._means.boot_id
+        return uptime() - record.since if same_boot else uptime()
+
+    def _gone(self, ended: str) -> life.Gone:
+        process = self._record.process
+        return life.Gone(
+            phase=self._said.phase if self._said else replica_pb.PHASE_UNSPECIFIED,
+            failure=_failure_said(self._said),
+            intended=self._record.intended,
+            rebooted=process is not None and process.boot_id != self._means.boot_id,
+            exit=ended,
+        )
+
+    async def _note(self, seen: life.Seen) -> None:
+        """Remember the state that this gives, and since when; tell that there is news."""
+        record = self._record
+        state = report.state_of(seen, self._goal, self._progress.stage, record.state)
+        if state != record.state:
+            self._log.info("replica_state", state=Replica.State.Name(state))
+            boot_id = self._means.boot_id
+            record = replace(record, state=state, since=uptime(), boot_id=boot_id)
+        running = isinstance(seen, life.Running)
+        if running and self._goal is Goal.DRAIN and record.draining_since is None:
+            record = replace(record, draining_since=uptime())
+        await self._remember(record)
+        news = self.status()
+        news.ClearField("state_age")
+        if news != self._told:
+            self._told = news
+            self._changed()
+
+    async def _remember(self, record: ReplicaRecord) -> None:
+        self._record = record
+        if record is not self._written:
+            await asyncio.to_thread(self._directory.write, record)
+            self._written = record
+
+    # --- doing ----------------------------------------------------------------------------------
+
+    async def _do(self, action: life.Action) -> None:
+        match action:
+            case Step.WAIT | Step.REMOVE:
+                await self._wait()
+            case Step.PREPARE:
+                assert self._desired is not None
+                self._preparation = asyncio.create_task(
+                    self._means.workshop.prepare(self._desired, self._directory, self._heard)
+                )
+                self._preparation.add_done_callback(lambda _: self._wake.set())
+            case Step.GIVE_UP_PREPARING:
+                await self._stop_preparing()
+            case Step.START:
+                await self._start()
+            case Step.ASK_TO_DRAIN:
+                await self._ask_to_drain()
+            case End():
+                await self._end(action)
+            case Conclude(outcome):
+                await self._conclude(outcome)
+            case _:
+                assert_never(action)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            pass  # time for another look
+        self._wake.clear()
+
+    def _heard(self, progress: Progress) -> None:
+        self._progress = progress
+        self._wake.set()
+
+    async def _stop_preparing(self) -> None:
+        if self._preparation is not None:
+            self._preparation.cancel()
+            await asyncio.gather(self._preparation, return_exceptions=True)
+            self._preparation = None
+
+    async def _start(self) -> None:
+        assert self._preparation is not None
+        assert self._desired is not None
+        engine = self._preparation.result()
+        visible = self._means.workshop.inventory.visible(self._desired.gpus)
+        try:
+            process, self._child = await asyncio.to_thread(
+                self._directory.start_front, self._means.front, visible
+            )
+        except FrontNotStartedError as error:
+            await self._conclude(Outcome(Failure("REPLICA_CRASHED", str(error), retryable=True)))
+            return
+        self._preparation = None
+        self._log.info("replica_started", pid=process.pid, engine=engine.manifest.digest)
+        await self._remember(
+            replace(
+                self._record,
+                process=process,
+                engine_digest=engine.manifest.digest,
+                engine_backend=engine.manifest.backend,
+            )
+        )
+
+    async def _ask_to_drain(self) -> None:
+        if self._front is not None:
+            try:
+                await self._front.drain()
+            except grpc.aio.AioRpcError as error:
+                self._log.warning("drain_not_answered", error=error.details())
+        await self._wait()
+
+    async def _end(self, action: End) -> None:
+        process = self._record.process
+        assert process is not None
+        # Written down first: whoever looks next, even after a crash, knows whose doing it was.
+        await self._remember(replace(self._record, intended=action.intended))
+        self._log.info("replica_ending", ask=action.ask, intended=str(action.intended))
+        if action.ask:
+            await processes.terminate(process, GRACE_SECONDS)
+        else:
+            await processes.kill_family(process)
+
+    async def _conclude(self, outcome: Outcome) -> None:
+        """Record how it ended, once nothing of it runs any more."""
+        if self._record.process is not None:
+            await processes.kill_family(self._record.process)
+        await self._let_go()
+        self._log.info("replica_ended", outcome=str(outcome))
+        await self._remember(replace(self._record, outcome=outcome))
+
+    async def _let_go(self) -> None:
+        await self._stop_preparing()
+        if self._front is not None:
+            await self._front.close()
+            self._front = None
+
+
+def _failure_said(said: replica_pb.ReplicaState | None) -> Failure | None:
+    if said is None or said.phase != replica_pb.PHASE_FAILED:
+        return None
+    return Failure(
+        said.code or "REPLICA_FAILED", said.reason or "the front gave no reason", said.retryable
+    )

@@ -1,0 +1,127 @@
+"""A replica's way from being placed to having an engine: fetch the checkpoint, build, render."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engineshed.agent.builds import Builds
+from engineshed.agent.domain.life import Failure
+from engineshed.agent.engines.cache import Engine
+from engineshed.agent.engines.interface import BuildRequest, EngineBackend, EngineBuildError
+from engineshed.agent.fetch import ArtifactStore, CheckpointMismatchError
+from engineshed.agent.inventory import Inventory
+from engineshed.agent.replicas import BUILD_LOG, ReplicaDirectory
+from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica
+from engineshed.api.replica.v1.replica_service_pb2 import ReplicaSpec
+from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
+from engineshed.errors import DomainError
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the preparation has come."""
+
+    stage: Replica.State.ValueType
+    """FETCHING or BUILDING."""
+    fraction: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all replicas of this host are prepared with."""
+
+    inventory: Inventory
+    store: ArtifactStore
+    builds: Builds
+    backends: Mapping[str, EngineBackend]
+    """Those that can run here, the preferred one first."""
+    triton: Path
+    """A folder for Triton's own files."""
+    replica_host: str
+    """The address that fronts bind."""
+    log_level: str
+
+    async def prepare(
+        self,
+        desired: DesiredReplica,
+        directory: ReplicaDirectory,
+        tell: Callable[[Progress], None],
+    ) -> Engine:
+        """Return the engine for a replica, with everything in its folder that its front needs.
+
+        Raises:
+            EngineBuildError: the engine cannot be had.
+            DomainError: the checkpoint cannot be had.
+            OSError: the host's disk, most likely.
+
+        """
+        tell(Progress(Replica.STATE_FETCHING, 0.0, "looking for the checkpoint"))
+        location, digest = desired.checkpoint_location, desired.checkpoint_digest
+        checkpoint = await self.store.checkpoint(location, digest)
+        serving = desired.serving
+        request = BuildRequest(
+            checkpoint=checkpoint,
+            hardware=self.inventory.hardware(len(desired.gpus)),
+            max_context=serving.max_context or None,
+            precision=serving.precision or None,
+            quantization=serving.quantization or None,
+        )
+
+        def progress(stage: str, fraction: float, building: bool) -> None:
+            state = Replica.STATE_BUILDING if building else Replica.STATE_FETCHING
+            tell(Progress(state, fraction, stage))
+
+        backend = self._backend()
+        engine = await self.builds.get(backend, request, progress, directory.path / BUILD_LOG)
+        await asyncio.to_thread(self._equip, desired, directory, backend, engine)
+        return engine
+
+    def _backend(self) -> EngineBackend:
+        for backend in self.backends.values():
+            return backend
+        raise EngineBuildError(
+            "NO_BACKEND",
+            "no engine back end can run on this node; its agent's log says what each one misses",
+            retryable=True,
+        )
+
+    def _equip(
+        self,
+        desired: DesiredReplica,
+        directory: ReplicaDirectory,
+        backend: EngineBackend,
+        engine: Engine,
+    ) -> None:
+        models = directory.make_models()
+        backend.render(engine.directory, models, tuple(desired.gpus))
+        directory.write_spec(
+            ReplicaSpec(
+                replica_id=desired.replica_id,
+                endpoint_id=desired.endpoint_id,
+                org_id=desired.org_id,
+                routing_key=desired.routing_key,
+                secret=desired.secret,
+                model_repository=str(models),
+                engine_directory=str(engine.directory),
+                listen_host=self.replica_host,
+                log_level=self.log_level,
+                triton_directory=str(self.triton),
+                threads=self.inventory.threads(len(desired.gpus)),
+            )
+        )
+
+
+def failure_of(error: Exception) -> Failure | None:
+    """Return what the scheduler is told of a preparation that raised; None: it is a bug."""
+    match error:
+        case EngineBuildError():
+            return Failure(error.code, error.message, error.retryable)
+        case DomainError():
+            retryable = not isinstance(error, CheckpointMismatchError)
+            return Failure(error.reason, error.message, retryable)
+        case OSError():
+            return Failure("NODE_FAILURE", f"the node cannot prepare it: {error}", retryable=True)
+        case _:
+            return None

@@ -1,0 +1,59 @@
+"""What an agent is told through its environment."""
+
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, field_validator
+
+from engineshed.runtime import CommonSettings
+
+_SIMULATION: Final = re.compile(r"(?P<gpu_type>[a-z0-9][a-z0-9.-]{0,62}):(?P<count>[1-9]\d{0,3})")
+
+
+class AgentSettings(CommonSettings):
+    """Settings of the agent, beside the common ones."""
+
+    artifact_store: str = Field(description="file:///… the folder of all checkpoints.")
+    slots: int = Field(
+        default=1, ge=1, le=1024, description="How many replicas of one slot a CPU host takes."
+    )
+    simulate: str = Field(
+        default="", description='GPUs to declare that are not there, e.g. "h100-sxm:8".'
+    )
+    replica_host: str = Field(
+        default="127.0.0.1",
+        description="The address that replicas bind, and at which gateways reach them.",
+    )
+
+    @field_validator("artifact_store")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
+            raise ValueError(f"{value!r} is no folder; give one as file:///absolute/path")
+        return value
+
+    @field_validator("simulate")
+    @classmethod
+    def _is_a_simulation(cls, value: str) -> str:
+        if value and not _SIMULATION.fullmatch(value):
+            raise ValueError(f'{value!r} is not <gpu type>:<count>, e.g. "h100-sxm:8"')
+        return value
+
+    @property
+    def artifact_root(self) -> Path:
+        """The folder of all checkpoints."""
+        return Path(unquote(urlsplit(self.artifact_store).path))
+
+    @property
+    def simulated(self) -> tuple[str, int] | None:
+        """The type and the number of the simulated GPUs; None: none are simulated."""
+        found = _SIMULATION.fullmatch(self.simulate)
+        return (found["gpu_type"], int(found["count"])) if found else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the agent keeps everything of its own."""
+        return self.state_dir / "agent"
