@@ -1,0 +1,102 @@
+"""`shed`: the commands, assembled."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engineshed.cli import catalog, deploy, endpoints, watching
+from engineshed.cli.client import ApiError
+from engineshed.cli.output import err, out
+from engineshed.cli.stack.programs import StackOptions
+from engineshed.cli.stack.up import StackError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Dedicated inference endpoints for fine-tuned checkpoints, on GPUs that you own.\n\n"
+    "Start a stack with `shed up`, deploy with `shed deploy`, ask with `shed chat`. "
+    "ENGINESHED_URL and ENGINESHED_TOKEN say which platform to use; "
+    "without them ENGINESHED_STATE_DIR names the directory of a stack on this machine.",
+)
+app.add_typer(endpoints.app, name="endpoints")
+app.add_typer(catalog.checkpoints, name="checkpoints")
+app.add_typer(catalog.tokens, name="token")
+app.add_typer(catalog.organizations, name="orgs")
+app.command()(deploy.deploy)
+app.command()(deploy.chat)
+app.command()(watching.logs)
+app.command()(watching.events)
+app.command()(watching.nodes)
+app.command()(catalog.templates)
+
+StateDir = Annotated[
+    Path,
+    typer.Option(envvar="ENGINESHED_STATE_DIR", file_okay=False, help="Where all is kept."),
+]
+HttpHost = Annotated[str, typer.Option(help="The address that the gateway listens on.")]
+HttpPort = Annotated[int, typer.Option(min=1, max=65535, help="The gateway's port.")]
+Region = Annotated[str, typer.Option(help="What this machine's region is called.")]
+Slots = Annotated[int, typer.Option(min=1, max=64, help="How many GPUs of type `cpu` to offer.")]
+Simulate = Annotated[
+    str,
+    typer.Option(
+        metavar="TYPE:COUNT",
+        help="Offer GPUs of this type in their place, served by the CPU, e.g. h100-sxm:8.",
+    ),
+]
+
+
+@app.command()
+def up(
+    state_dir: StateDir = Path(".state"),
+    http_host: HttpHost = "127.0.0.1",
+    http_port: HttpPort = 8080,
+    region: Region = "local",
+    slots: Slots = 4,
+    simulate: Simulate = "",
+) -> None:
+    """Run the whole platform on this machine, in the foreground, until Ctrl-C."""
+    from engineshed.cli.stack.up import up as run
+
+    _run(run(state_dir.resolve(), StackOptions(http_host, http_port, region, slots, simulate), out))
+
+
+@app.command()
+def demo(state_dir: StateDir = Path(".state"), http_port: HttpPort = 8080) -> None:
+    """Take the sample checkpoint to a streamed answer, show every step, and stop."""
+    from engineshed.cli.demo import demo as run
+
+    _run(run(state_dir.resolve(), StackOptions("127.0.0.1", http_port, "local", 4, ""), out))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(version("engineshed"))
+        raise typer.Exit
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+def main() -> None:
+    """Run the command line; a refusal is one clear message and the exit status 1."""
+    try:
+        app()
+    except (ApiError, StackError) as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

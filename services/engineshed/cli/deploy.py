@@ -1,0 +1,103 @@
+"""`shed deploy` and `shed chat`: from a checkpoint to an answer."""
+
+import sys
+from http import HTTPStatus
+from typing import Annotated
+
+import typer
+
+from engineshed.cli.catalog import source_uri
+from engineshed.cli.client import ApiError, Client, Json, find_connection
+from engineshed.cli.endpoints import ENDPOINTS, Reference, Wait, find
+from engineshed.cli.output import Format, Output, err, out, print_object
+from engineshed.cli.progress import wait_for_checkpoint, wait_for_endpoint
+
+
+def deploy(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A template (see: shed templates), a checkpoint's id, or a directory to register."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="What to call the endpoint.")] = "",
+    flavor: Annotated[str, typer.Option(help="The template's variant.")] = "",
+    gpu_type: Annotated[str, typer.Option(help="e.g. h100-sxm; default: the only one.")] = "",
+    gpu_count: Annotated[int, typer.Option(min=1, help="GPUs of each replica.")] = 1,
+    region: Annotated[str, typer.Option(help="Default: the only one.")] = "",
+    replicas: Annotated[int, typer.Option(min=1, help="Replicas to keep running.")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=0, help="Default: as many.")] = 0,
+    max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
+    quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
+    wait: Wait = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Serve a model on GPUs reserved for it."""
+    client = Client(find_connection())
+    body: Json = {
+        "name": name or model.rstrip("/").rpartition("/")[2],
+        "gpu_count": gpu_count,
+        "scaling": {"min_replicas": replicas, "max_replicas": max_replicas or replicas},
+        **_model(client, model),
+    }
+    optional = {"flavor_name": flavor, "gpu_type": gpu_type, "region": region}
+    body |= {key: value for key, value in optional.items() if value}
+    serving = {"max_context": max_context, "precision": precision, "quantization": quantization}
+    body["serving"] = {key: value for key, value in serving.items() if value}
+    endpoint = client.post(ENDPOINTS, body)
+    if wait:
+        endpoint = wait_for_endpoint(client, endpoint["endpoint_id"], "running", err)
+    print_object(endpoint, output)
+
+
+def chat(
+    endpoint: Reference,
+    question: Annotated[str, typer.Argument(help="What to ask; default: read it from stdin.")] = "",
+    system: Annotated[str, typer.Option(help="A system message.")] = "",
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=0, help="Longest answer; 0: no limit.")] = 0,
+) -> None:
+    """Ask an endpoint, and print the answer as it comes."""
+    client = Client(find_connection())
+    model = _routing_key(client, endpoint)
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": question or sys.stdin.read().strip()})
+    body: Json = {"model": model, "messages": messages, "temperature": temperature}
+    if max_tokens:
+        body["max_completion_tokens"] = max_tokens
+    print_answer(client, body)
+
+
+def print_answer(client: Client, body: Json) -> None:
+    """Stream a chat completion to standard output."""
+    for chunk in client.stream("/v1/chat/completions", {**body, "stream": True}):
+        for choice in chunk["choices"]:
+            out.print(
+                choice["delta"].get("content") or "",
+                end="",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    out.print()
+
+
+def _model(client: Client, model: str) -> Json:
+    if model.startswith("ckpt_"):
+        return {"checkpoint_id": model}
+    if "://" not in model and not model.startswith((".", "/", "~")):
+        return {"model_name": model}
+    body = {"name": model.rstrip("/").rpartition("/")[2], "uri": source_uri(model)}
+    checkpoint = client.post("/v0/checkpoints", body)
+    wait_for_checkpoint(client, checkpoint["checkpoint_id"], err)
+    return {"checkpoint_id": checkpoint["checkpoint_id"]}
+
+
+def _routing_key(client: Client, reference: str) -> str:
+    try:
+        return str(find(client, reference)["routing_key"])
+    except ApiError as error:
+        if error.status == HTTPStatus.FORBIDDEN:
+            return reference  # a token for inference alone may not look endpoints up
+        raise

@@ -1,0 +1,121 @@
+"""Waiting for checkpoints and endpoints, with a bar for each stage as it happens."""
+
+import time
+from typing import Final
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from engineshed.cli.client import ApiError, Client, Json
+
+POLL_SECONDS: Final = 0.15
+
+_STAGES: Final = {
+    "placed": "placed on a node",
+    "fetching": "fetching the checkpoint",
+    "building": "building the engine",
+    "loading": "loading it into Triton",
+}
+_ENDED: Final = ("stopped", "failed", "lost")
+
+
+def wait_for_checkpoint(client: Client, checkpoint_id: str, console: Console) -> Json:
+    """Return the checkpoint once it is registered.
+
+    Raises:
+        ApiError: registering failed.
+    """
+    with _bars(console) as bars:
+        task = bars.add_task("hashing and copying the checkpoint", total=1)
+        while True:
+            checkpoint = client.get(f"/v0/checkpoints/{checkpoint_id}")
+            progress = checkpoint["progress"]
+            bars.update(
+                task,
+                completed=progress["done_bytes"],
+                total=max(progress["total_bytes"], 1),
+            )
+            if checkpoint["status"] == "failed":
+                raise ApiError(f"registering failed: {checkpoint['status_reason']}")
+            if checkpoint["status"] != "registering":
+                bars.update(task, total=1, completed=1)
+                return checkpoint
+            time.sleep(POLL_SECONDS)
+
+
+def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Console) -> Json:
+    """Return the endpoint once its status is `wanted`.
+
+    Raises:
+        ApiError: it failed, or ended otherwise.
+    """
+    with _bars(console) as bars:
+        stages = _Stages(bars)
+        while True:
+            endpoint = client.get(f"/v0/dedicated_endpoints/{endpoint_id}")
+            stages.show(endpoint)
+            status = endpoint["status"]
+            if status == wanted:
+                stages.finish()
+                return endpoint
+            if status in ("failed", "terminated"):
+                raise ApiError(f"the endpoint is {status}: {endpoint['status_reason']}")
+            time.sleep(POLL_SECONDS)
+
+
+class _Stages:
+    """One bar for each stage of each replica, in the order in which they come."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._waiting: TaskID | None = None
+
+    def show(self, endpoint: Json) -> None:
+        """Bring the bars up to date."""
+        live = [item for item in endpoint["replicas"] if item["status"] not in _ENDED]
+        if not live:
+            reason = endpoint["status_reason"] or endpoint["status"]
+            if self._waiting is None:
+                self._waiting = self._bars.add_task(reason, total=None)
+            self._bars.update(self._waiting, description=f"{endpoint['status']}: {reason}")
+        elif self._waiting is not None:
+            self._bars.update(self._waiting, total=1, completed=1)
+            self._waiting = None
+        for replica in live:
+            self._show_replica(replica)
+
+    def finish(self) -> None:
+        """Fill all bars."""
+        for task in [*self._tasks.values(), *([self._waiting] if self._waiting else [])]:
+            self._bars.update(task, total=1, completed=1)
+
+    def _show_replica(self, replica: Json) -> None:
+        stage = replica["status"]
+        for (replica_id, earlier), task in self._tasks.items():
+            if replica_id == replica["replica_id"] and earlier != stage:
+                self._bars.update(task, completed=1)
+        if stage not in _STAGES:
+            return
+        key = (replica["replica_id"], stage)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(_STAGES[stage], total=1)
+        self._bars.update(self._tasks[key], completed=replica["progress"])
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=console,
+    )

@@ -1,0 +1,129 @@
+"""Where a stack on one machine keeps its files, and the secrets that its parts share."""
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from engineshed.auth import hash_token, new_secret
+
+SERVICES: Final = ("catalog", "scheduler", "agent", "gateway", "ledger")
+_PORTS: Final = ("nats", "catalog", "scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The state directory and what is where in it."""
+
+    root: Path  # absolute
+
+    @property
+    def logs(self) -> Path:
+        """One log file for each service."""
+        return self.root / "logs"
+
+    @property
+    def credentials(self) -> Path:
+        """Tokens and keys, readable by their owner alone."""
+        return self.root / "credentials"
+
+    @property
+    def admin_token(self) -> Path:
+        """The token of the operator and first administrator."""
+        return self.root / "admin.token"
+
+    @property
+    def gateway_url(self) -> Path:
+        """The base URL of the gateway that runs here."""
+        return self.root / "gateway.url"
+
+    @property
+    def artifacts(self) -> Path:
+        """The artifact store: the platform's own copies of checkpoints."""
+        return self.root / "artifacts"
+
+    @property
+    def replicas(self) -> Path:
+        """A directory for each replica that the agent knows of."""
+        return self.root / "agent" / "replicas"
+
+    @property
+    def services_file(self) -> Path:
+        """Names and token hashes of the services."""
+        return self.credentials / "services.json"
+
+    @property
+    def replica_key(self) -> Path:
+        """The key that replicas' secrets are derived from."""
+        return self.credentials / "replica.key"
+
+    @property
+    def lock(self) -> Path:
+        """Locked while a stack runs here."""
+        return self.root / "lock"
+
+    def token_file(self, service: str) -> Path:
+        """Return the file with the service's own token."""
+        return self.credentials / f"{service}.token"
+
+    def prepare(self) -> None:
+        """Make the directories and, once, the secrets."""
+        for folder in (self.root, self.logs, self.credentials, self.artifacts):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        hashes = {
+            name: hash_token(_secret(self.token_file(name), f"svc_{name}")) for name in SERVICES
+        }
+        write_private(self.services_file, json.dumps(hashes, indent=2))
+        _secret(self.replica_key, "key")
+
+    def ports(self) -> dict[str, int]:
+        """Return the loopback ports of nats, catalog and scheduler.
+
+        They are those of the last time wherever these are still free.
+        """
+        file = self.root / "ports.json"
+        known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+        ports: dict[str, int] = {}
+        for name in _PORTS:
+            port = known.get(name, 0)
+            ports[name] = port if port and is_free("127.0.0.1", port) else _free_port(ports)
+        write_private(file, json.dumps(ports, indent=2))
+        return ports
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` at once by a file that only its owner can read."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")
+    temporary.replace(path)
+
+
+def is_free(host: str, port: int) -> bool:
+    """Tell whether a server could listen on `port` now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port(taken: dict[str, int]) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in taken.values():
+            return port
+
+
+def _secret(path: Path, prefix: str) -> str:
+    if not path.exists():
+        write_private(path, new_secret(prefix))
+    return path.read_text().strip()

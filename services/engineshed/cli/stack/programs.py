@@ -1,0 +1,82 @@
+"""Which processes make a stack, and how each is started."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engineshed.bus.embedded import command as nats_command
+from engineshed.bus.embedded import write_config
+from engineshed.cli.stack.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What the user chose for a stack."""
+
+    http_host: str
+    http_port: int
+    region: str
+    slots: int
+    simulate: str  # "h100-sxm:8", or empty
+
+    @property
+    def url(self) -> str:
+        """The base URL of the gateway."""
+        host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
+        return f"http://{host}:{self.http_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A process that must run."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def programs(layout: Layout, options: StackOptions) -> list[Program]:
+    """Return the stack's processes in the order of their start; writes their configuration."""
+    ports = layout.ports()
+    write_config(layout.root, ports["nats"])
+    nats = Program("nats", nats_command(layout.root), dict(os.environ))
+    common = {
+        **os.environ,
+        "ENGINESHED_STATE_DIR": str(layout.root),
+        "ENGINESHED_CATALOG_ADDRESS": f"127.0.0.1:{ports['catalog']}",
+        "ENGINESHED_SCHEDULER_ADDRESS": f"127.0.0.1:{ports['scheduler']}",
+        "ENGINESHED_SERVICES_FILE": str(layout.services_file),
+        "ENGINESHED_REGION": options.region,
+        "ENGINESHED_ARTIFACT_STORE": layout.artifacts.as_uri(),
+        # Ours come from the virtual environment that this process runs in.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    own: dict[str, dict[str, str]] = {
+        "catalog": {
+            "ENGINESHED_LISTEN": common["ENGINESHED_CATALOG_ADDRESS"],
+            "ENGINESHED_BOOTSTRAP_TOKEN_FILE": str(layout.admin_token),
+        },
+        "scheduler": {
+            "ENGINESHED_LISTEN": common["ENGINESHED_SCHEDULER_ADDRESS"],
+            "ENGINESHED_REPLICA_KEY_FILE": str(layout.replica_key),
+        },
+        "agent": {
+            "ENGINESHED_SLOTS": str(options.slots),
+            "ENGINESHED_SIMULATE": options.simulate,
+        },
+        "gateway": {
+            "ENGINESHED_HTTP_HOST": options.http_host,
+            "ENGINESHED_HTTP_PORT": str(options.http_port),
+            "ENGINESHED_PUBLIC_HOST": f"localhost:{options.http_port}",
+        },
+    }
+    return [nats, *(_service(layout, name, {**common, **extra}) for name, extra in own.items())]
+
+
+def _service(layout: Layout, name: str, environment: dict[str, str]) -> Program:
+    url = (layout.credentials / f"nats-{name}.url").read_text().strip()
+    environment["ENGINESHED_NATS_URL"] = url
+    environment["ENGINESHED_SERVICE_TOKEN_FILE"] = str(layout.token_file(name))
+    return Program(name, [sys.executable, "-m", f"engineshed.{name}"], environment)

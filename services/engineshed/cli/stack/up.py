@@ -1,0 +1,130 @@
+"""`shed up`: the whole platform on this machine, in the foreground."""
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx
+from rich.console import Console
+
+from engineshed.cli.stack.layout import Layout, is_free, write_private
+from engineshed.cli.stack.programs import StackOptions, programs
+from engineshed.cli.stack.supervisor import Supervisor
+
+START_SECONDS: Final = 120.0
+
+
+class StackError(Exception):
+    """The stack cannot be started; the message says why and what to do."""
+
+
+@asynccontextmanager
+async def running_stack(
+    state_dir: Path, options: StackOptions, console: Console, stop: asyncio.Event
+) -> AsyncIterator[Layout]:
+    """Run a stack for the time of the block, from when the gateway answers.
+
+    Raises:
+        StackError: another stack runs in the directory, the port is taken, it does not start, or
+            `stop` was set meanwhile.
+    """
+    layout = Layout(state_dir)
+    layout.prepare()
+    with _locked(layout):
+        if not is_free(options.http_host, options.http_port):
+            raise StackError(
+                f"port {options.http_port} on {options.http_host} is taken; "
+                "choose another with --http-port"
+            )
+        write_private(layout.gateway_url, options.url)
+        supervisor = Supervisor(
+            layout, programs(layout, options), lambda text: console.print(text, style="yellow")
+        )
+        end = asyncio.Event()
+        running = asyncio.create_task(supervisor.run(end))
+        try:
+            with console.status("starting nats, catalog, scheduler, agent and gateway"):
+                await _until_ready(options.url, layout, stop)
+            yield layout
+        finally:
+            end.set()
+            await running
+
+
+async def up(state_dir: Path, options: StackOptions, console: Console) -> None:
+    """Run a stack until SIGTERM, SIGINT or SIGHUP."""
+    stop = stop_signal()
+    async with running_stack(state_dir, options, console, stop) as layout:
+        welcome(layout, options, console)
+        await stop.wait()
+        console.print("stopping…")
+    console.print("stopped; nothing is left running")
+
+
+def stop_signal() -> asyncio.Event:
+    """Return an event that SIGTERM, SIGINT and SIGHUP set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def welcome(layout: Layout, options: StackOptions, console: Console) -> None:
+    """Say where everything is and what to try next."""
+    console.print()
+    console.print(f"[bold green]Engineshed is up[/] at [bold]{options.url}[/]  (API docs: /docs)")
+    console.print(f"  token    {layout.admin_token}")
+    console.print(f"  events   {layout.root / 'nats.url'}  (a read-only subscriber)")
+    console.print(f"  logs     {layout.logs}")
+    console.print("\nTry next, in another terminal:")
+    console.print(f"  export ENGINESHED_STATE_DIR={layout.root}")
+    console.print("  shed deploy engineshed/sample --name hello --wait", markup=False)
+    console.print("  shed chat hello 'What is an engine shed?'", markup=False)
+    console.print("  shed endpoints list", markup=False)
+    console.print("\nCtrl-C stops everything.")
+
+
+async def _until_ready(url: str, layout: Layout, stop: asyncio.Event) -> None:
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        while True:
+            try:
+                answer = await client.get(f"{url}/healthz")
+            except httpx.HTTPError:
+                answer = None
+            if answer is not None and answer.status_code == httpx.codes.OK:
+                return
+            if stop.is_set():
+                raise StackError("stopped while it was starting")
+            if asyncio.get_running_loop().time() > deadline:
+                raise StackError(
+                    f"the stack was not ready within {START_SECONDS:g} s; see the logs in "
+                    f"{layout.logs}"
+                )
+            await asyncio.sleep(0.1)
+
+
+@contextmanager
+def _locked(layout: Layout) -> Iterator[None]:
+    """Hold the state directory; the kernel lets go of it when this process dies."""
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = os.pread(descriptor, 32, 0).decode().strip()
+            raise StackError(
+                f"a stack (process {other}) already runs in {layout.root}; stop it first, or "
+                "choose another directory with --state-dir"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

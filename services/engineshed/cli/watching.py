@@ -1,0 +1,94 @@
+"""`shed logs`, `shed events` and `shed nodes`: what happens, and where."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from engineshed.cli.client import Client, Json, find_connection
+from engineshed.cli.endpoints import ENDPOINTS, Reference, find
+from engineshed.cli.output import Column, Format, Output, Row, colored, out, print_json, print_rows
+
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes, until Ctrl-C.")]
+
+_NODES: list[Column] = [
+    ("NODE", lambda item: item["node_id"]),
+    ("STATUS", lambda item: colored(item["status"])),
+    ("HOST", lambda item: item["hostname"]),
+    ("REGION", lambda item: item["region"]),
+    (
+        "GPUS",
+        lambda item: (
+            f"{_free(item)}/{item['gpu_count']} free {item['gpu_type']}"
+            + (" (simulated)" if item["simulated"] else "")
+        ),
+    ),
+    ("BACK ENDS", lambda item: ", ".join(item["backends"])),
+]
+
+
+def logs(
+    endpoint: Reference,
+    follow: Follow = False,
+    replica: Annotated[str, typer.Option(help="Only of this replica, rep_….")] = "",
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many to begin with.")] = 200,
+    output: Output = Format.TEXT,
+) -> None:
+    """Show what an endpoint's builds, fronts and Triton servers wrote, oldest first."""
+    client = Client(find_connection())
+    path = f"{ENDPOINTS}/{find(client, endpoint)['endpoint_id']}/logs"
+    query: dict[str, Any] = {"limit": lines, **({"replica_id": replica} if replica else {})}
+    if follow:
+        for item in client.follow(path, **query):
+            _print_line(item, output)
+        return
+    for item in reversed(client.get(path, **query)["data"]):
+        _print_line(item, output)
+
+
+def events(endpoint: Reference, follow: Follow = False, output: Output = Format.TEXT) -> None:
+    """Show the history of an endpoint: every change, who caused it and when."""
+    client = Client(find_connection())
+    path = f"{ENDPOINTS}/{find(client, endpoint)['endpoint_id']}/events"
+    items = client.follow(path) if follow else client.get(path)["data"]
+    for item in items:
+        print_event(item, output)
+
+
+def nodes(output: Output = Format.TEXT) -> None:
+    """Show the GPU hosts and who holds their GPUs (operators)."""
+    print_rows(Client(find_connection()).list("/v0/nodes"), _NODES, output)
+
+
+def print_event(event: Json, output: Format) -> None:
+    """Print one line of a history."""
+    if output is Format.JSON:
+        print_json(event)
+        return
+    facts = " ".join(
+        f"{name}={_short(value)}"
+        for name, value in event["data"].items()
+        if name not in ("endpointId", "endpoint_id", "why", "effectiveAt", "effective_at")
+    )
+    out.print(
+        f"[dim]{event['time']}[/] [bold]{event['name']:<22}[/] "
+        f"[cyan]{event['actor']}[/] {escape(facts)}",
+        soft_wrap=True,
+    )
+
+
+def _print_line(item: Json, output: Format) -> None:
+    if output is Format.JSON:
+        print_json(item)
+        return
+    place = f"{item['replica_id'][-6:]} {item['source']:<6}"
+    out.print(f"[dim]{item['time']}[/] [cyan]{place}[/] {escape(item['line'])}", soft_wrap=True)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _free(node: Row) -> int:
+    return sum(gpu["replica_id"] is None for gpu in node["gpus"])

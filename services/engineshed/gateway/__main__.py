@@ -1,0 +1,110 @@
+"""Start the gateway: python -m engineshed.gateway."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import structlog
+import uvicorn
+
+from engineshed.auth import ServiceTokens, TokenDirectory
+from engineshed.bus import ROUTES, TOKENS, Bus, KeyValueWatcher
+from engineshed.gateway.app import Gateway
+from engineshed.gateway.controlplane import control_plane
+from engineshed.gateway.controlplane.clients import Services
+from engineshed.gateway.dataplane import DataPlane
+from engineshed.gateway.dataplane.balancer import Balancer
+from engineshed.gateway.dataplane.forward import CONNECT_SECONDS, Forwarder
+from engineshed.gateway.settings import Settings
+from engineshed.gateway.tokens import FreshGrants, introspection
+from engineshed.rpc import open_channel
+from engineshed.runtime import configure_logging, run, supervise
+
+log = structlog.get_logger()
+
+
+async def serve(stop: asyncio.Event) -> None:
+    """Run the gateway until `stop` is set."""
+    settings = Settings()  # from the environment
+    configure_logging("gateway", settings.log_level)
+    copies = settings.state_dir / "gateway"
+    await asyncio.to_thread(_make_private, copies)
+    bus = await Bus.connect(settings.nats_url, name="gateway", inbox_prefix="_INBOX_gateway")
+    routes = KeyValueWatcher(bus, ROUTES, copy=copies / "routes.json")
+    tokens = KeyValueWatcher(bus, TOKENS, copy=copies / "tokens.json")
+    own_token = settings.service_token()
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    async with (
+        open_channel(settings.catalog_address, own_token, "gateway") as catalog,
+        open_channel(settings.scheduler_address, own_token, "gateway") as scheduler,
+        aiohttp.ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False
+        ) as session,
+    ):
+        directory = TokenDirectory(
+            ServiceTokens.load(settings.services_file),
+            FreshGrants(tokens, settings.token_staleness_seconds),
+            introspection(catalog),
+        )
+        services = Services(catalog, scheduler, bus, directory)
+        app = Gateway(
+            DataPlane(
+                routes.entries,
+                directory,
+                Forwarder(session, Balancer()),
+                settings.region,
+                settings.public_host,
+            ),
+            control_plane(services, settings.region, settings.public_host),
+        )
+        await supervise(
+            stop,
+            {
+                "routes": routes.run(),
+                "tokens": tokens.run(),
+                "http": _http(app, settings),
+            },
+        )
+    await bus.close()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to us."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _http(app: Gateway, settings: Settings) -> None:
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.http_host,
+            port=settings.http_port,
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
+    )
+    log.info("ready", address=f"{settings.http_host}:{settings.http_port}")
+    serving = asyncio.create_task(server.serve())
+    try:
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True
+        await serving
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+if __name__ == "__main__":
+    run(serve)

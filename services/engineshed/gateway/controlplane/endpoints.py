@@ -1,0 +1,222 @@
+"""/v0/dedicated_endpoints."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from google.protobuf.field_mask_pb2 import FieldMask
+from pydantic import AwareDatetime
+
+from engineshed.api.catalog.v1 import checkpoint_service_pb2, template_service_pb2
+from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
+from engineshed.gateway.controlplane import views
+from engineshed.gateway.controlplane.clients import (
+    Caller,
+    CallerDep,
+    IdempotencyKey,
+    IfMatch,
+    etag_of,
+)
+from engineshed.gateway.controlplane.models import CreateEndpoint, Scaling, Serving, UpdateEndpoint
+from engineshed.gateway.controlplane.views import Json
+from engineshed.runtime import to_timestamp
+
+router = APIRouter(prefix="/v0/dedicated_endpoints", tags=["endpoints"])
+
+PageSize = Annotated[int, Query(ge=0, le=1000, description="How many at most.")]
+PageToken = Annotated[str, Query(max_length=200, description="next_page_token of the last page.")]
+AsOf = Annotated[AwareDatetime | None, Query(description="As it was at this moment.")]
+
+
+@router.get("/templates")
+async def list_templates(
+    caller: CallerDep, page_size: PageSize = 0, page_token: PageToken = ""
+) -> Json:
+    """List the models that can be deployed by name, with their valid combinations."""
+    reply = await caller.services.templates.ListTemplates(
+        template_service_pb2.ListTemplatesRequest(page_size=page_size, page_token=page_token),
+        metadata=caller.metadata,
+    )
+    return views.page([views.template(item) for item in reply.templates], reply.next_page_token)
+
+
+@router.post("", status_code=HTTPStatus.CREATED)
+async def create_endpoint(
+    body: CreateEndpoint,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    key: IdempotencyKey = "",
+) -> Json:
+    """Serve a model on GPUs reserved for it."""
+    message = pb.CreateEndpointRequest(
+        name=body.name,
+        description=body.description,
+        model_name=body.model_name or "",
+        flavor_name=body.flavor_name or "",
+        checkpoint_id=body.checkpoint_id or "",
+        gpu_type=body.gpu_type or "",
+        gpu_count=body.gpu_count or 0,
+        region=body.region or "",
+        scaling=_scaling(body.scaling) if body.scaling else None,
+        serving=_serving(body.serving) if body.serving else None,
+        request_id=key,
+    )
+    reply = await caller.services.endpoints.CreateEndpoint(message, metadata=caller.metadata)
+    response.headers["location"] = f"{router.prefix}/{reply.endpoint.endpoint_id}"
+    return _view(reply.endpoint, request, response)
+
+
+@router.get("")
+async def list_endpoints(
+    caller: CallerDep,
+    request: Request,
+    page_size: PageSize = 0,
+    page_token: PageToken = "",
+    show_terminated: Annotated[bool, Query(description="Terminated ones too.")] = False,
+) -> Json:
+    """List the organization's endpoints, newest first."""
+    reply = await caller.services.endpoints.ListEndpoints(
+        pb.ListEndpointsRequest(
+            page_size=page_size, page_token=page_token, show_terminated=show_terminated
+        ),
+        metadata=caller.metadata,
+    )
+    host = request.app.state.public_host
+    return views.page(
+        [views.endpoint(item, host) for item in reply.endpoints], reply.next_page_token
+    )
+
+
+@router.get("/{endpoint_id}")
+async def get_endpoint(
+    endpoint_id: str,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    as_of: AsOf = None,
+) -> Json:
+    """Return one endpoint with its replicas."""
+    message = pb.GetEndpointRequest(
+        endpoint_id=endpoint_id, as_of=to_timestamp(as_of) if as_of else None
+    )
+    reply = await caller.services.endpoints.GetEndpoint(message, metadata=caller.metadata)
+    return _view(reply.endpoint, request, response)
+
+
+@router.patch("/{endpoint_id}")
+async def update_endpoint(
+    endpoint_id: str,
+    body: UpdateEndpoint,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    if_match: IfMatch = "",
+    key: IdempotencyKey = "",
+) -> Json:
+    """Change the given fields only."""
+    message = pb.UpdateEndpointRequest(
+        endpoint_id=endpoint_id,
+        endpoint=pb.EndpointUpdate(
+            name=body.name,
+            description=body.description,
+            enabled=body.enabled,
+            scaling=_scaling(body.scaling),
+        ),
+        update_mask=FieldMask(paths=sorted(_mask(body))),
+        etag=etag_of(if_match),
+        request_id=key,
+    )
+    reply = await caller.services.endpoints.UpdateEndpoint(message, metadata=caller.metadata)
+    return _view(reply.endpoint, request, response)
+
+
+@router.delete("/{endpoint_id}")
+async def delete_endpoint(
+    endpoint_id: str,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    if_match: IfMatch = "",
+    key: IdempotencyKey = "",
+) -> Json:
+    """Terminate an endpoint for good; its history stays."""
+    message = pb.DeleteEndpointRequest(
+        endpoint_id=endpoint_id, etag=etag_of(if_match), request_id=key
+    )
+    reply = await caller.services.endpoints.DeleteEndpoint(message, metadata=caller.metadata)
+    return _view(reply.endpoint, request, response)
+
+
+@router.post("/{endpoint_id}/stop")
+async def stop_endpoint(
+    endpoint_id: str,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    key: IdempotencyKey = "",
+) -> Json:
+    """Drain an endpoint and release its GPUs; it can be restarted."""
+    message = pb.StopEndpointRequest(endpoint_id=endpoint_id, request_id=key)
+    reply = await caller.services.endpoints.StopEndpoint(message, metadata=caller.metadata)
+    return _view(reply.endpoint, request, response)
+
+
+@router.post("/{endpoint_id}/restart")
+async def restart_endpoint(
+    endpoint_id: str,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    key: IdempotencyKey = "",
+) -> Json:
+    """Start a stopped endpoint again, from the same checkpoint and configuration."""
+    message = pb.RestartEndpointRequest(endpoint_id=endpoint_id, request_id=key)
+    reply = await caller.services.endpoints.RestartEndpoint(message, metadata=caller.metadata)
+    return _view(reply.endpoint, request, response)
+
+
+@router.get("/{endpoint_id}/lineage")
+async def get_lineage(endpoint_id: str, caller: CallerDep) -> Json:
+    """Return which weights an endpoint serves and where they came from."""
+    endpoint = await owned_endpoint(caller, endpoint_id)
+    reply = await caller.services.checkpoints.GetCheckpoint(
+        checkpoint_service_pb2.GetCheckpointRequest(
+            checkpoint_id=endpoint.checkpoint_id, show_deleted=True
+        ),
+        metadata=caller.metadata,
+    )
+    return views.lineage(endpoint, reply.checkpoint)
+
+
+async def owned_endpoint(caller: Caller, endpoint_id: str) -> pb.Endpoint:
+    """Return the caller's endpoint; the scheduler refuses one that is another's."""
+    reply = await caller.services.endpoints.GetEndpoint(
+        pb.GetEndpointRequest(endpoint_id=endpoint_id), metadata=caller.metadata
+    )
+    endpoint: pb.Endpoint = reply.endpoint
+    return endpoint
+
+
+def _view(endpoint: pb.Endpoint, request: Request, response: Response) -> Json:
+    response.headers["etag"] = f'"{endpoint.etag}"'
+    return views.endpoint(endpoint, request.app.state.public_host)
+
+
+def _mask(body: UpdateEndpoint) -> set[str]:
+    paths = body.model_fields_set - {"scaling"}
+    return paths | {f"scaling.{name}" for name in body.scaling.model_fields_set}
+
+
+def _scaling(body: Scaling) -> pb.Scaling:
+    least = 1 if body.min_replicas is None else body.min_replicas
+    most = max(least, 1) if body.max_replicas is None else body.max_replicas
+    return pb.Scaling(min_replicas=least, max_replicas=most)
+
+
+def _serving(body: Serving) -> pb.ServingParameters:
+    return pb.ServingParameters(
+        max_context=body.max_context or 0,
+        precision=body.precision or "",
+        quantization=body.quantization or "",
+    )

@@ -1,0 +1,117 @@
+"""Errors as RFC 9457 problems."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import grpc
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from engineshed.bus import BusUnavailableError
+from engineshed.errors import DomainError, FieldError
+from engineshed.gateway.controlplane.clients import request_id_of
+from engineshed.rpc import HTTP_STATUS, error_from
+
+RETRY_AFTER: Final = {"retry-after": "2"}
+
+log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error as a problem."""
+    app.add_exception_handler(DomainError, _domain)
+    app.add_exception_handler(grpc.aio.AioRpcError, _remote)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(BusUnavailableError, _bus)
+    app.add_exception_handler(Exception, _bug)
+
+
+def problem(
+    request: Request,
+    status: HTTPStatus,
+    reason: str,
+    detail: str,
+    fields: Sequence[FieldError] = (),
+    facts: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """Return a problem; `reason` is its stable name, in upper case."""
+    body = {
+        **(facts or {}),
+        "type": f"/problems/{reason.lower().replace('_', '-')}",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": detail,
+        "instance": request.url.path,
+        "reason": reason,
+        "request_id": request_id_of(request),
+        "errors": [{"field": item.field, "message": item.message} for item in fields],
+    }
+    extra = dict(headers or {})
+    if status is HTTPStatus.UNAUTHORIZED:
+        extra["www-authenticate"] = "Bearer"
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        extra |= RETRY_AFTER
+    return JSONResponse(
+        body, status_code=status, headers=extra, media_type="application/problem+json"
+    )
+
+
+async def _domain(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DomainError)
+    status = HTTP_STATUS[error.kind]
+    return problem(request, status, error.reason, error.message, error.fields, error.facts)
+
+
+async def _remote(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, grpc.aio.AioRpcError)
+    told = error_from(error)
+    return await (_bug(request, error) if told is None else _domain(request, told))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    items = error.errors()
+    if any(item["type"] == "json_invalid" for item in items):
+        why = items[0].get("ctx", {}).get("error", "")
+        detail = f"the body is not valid JSON: {why}"
+        return problem(request, HTTPStatus.BAD_REQUEST, "MALFORMED_JSON", detail)
+    fields = [FieldError(_path(item["loc"]), _message(item)) for item in items]
+    detail = "; ".join(f"{item.field}: {item.message}" for item in fields)
+    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_FIELD", detail, fields)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    headers = dict(error.headers or {})
+    return problem(request, status, status.name, detail, headers=headers)
+
+
+async def _bus(request: Request, error: Exception) -> JSONResponse:
+    log.warning("broker unavailable", error=repr(error))
+    detail = "the message broker cannot be reached; try again shortly"
+    return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "BROKER_UNAVAILABLE", detail)
+
+
+async def _bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("request failed", request_id=request_id_of(request), exc_info=error)
+    detail = "internal error; quote the request id when you report it"
+    return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", detail)
+
+
+def _path(location: Sequence[Any]) -> str:
+    """Return where in the request an error is, without FastAPI's own first part."""
+    return ".".join(str(part) for part in location[1:]) or str(location[0])
+
+
+def _message(item: dict[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return "there is no such field"
+    return str(item["msg"])

@@ -1,0 +1,259 @@
+"""The data plane: /v1 for all endpoints, and each endpoint's own host name."""
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+
+from engineshed.api.scheduler.v1.route_pb2 import Route
+from engineshed.auth import Authenticator, Principal, UnauthenticatedError
+from engineshed.errors import DomainError
+from engineshed.gateway.dataplane.errors import (
+    OpenAIError,
+    not_found,
+    not_routable,
+    wrong_region,
+)
+from engineshed.gateway.dataplane.forward import Forwarder
+from engineshed.gateway.dataplane.http import (
+    ClientGoneError,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    answer_error,
+    answer_json,
+    header,
+    read_body,
+    until_gone,
+)
+from engineshed.rpc.call import clean_request_id
+
+INFERENCE: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+MODELS: Final = "/v1/models"
+HEALTH: Final = frozenset({"/ping", "/health"})
+# nginx's word for a client that left: nobody sees it but the log.
+CLIENT_GONE: Final = 499
+
+log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
+
+
+class DataPlane:
+    """Answers inference requests; an ASGI application."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        authenticator: Authenticator,
+        forwarder: Forwarder,
+        region: str,
+        public_host: str,
+    ) -> None:
+        """Serve the `routes` of `region`; they may change at any time.
+
+        `public_host` is what comes after the routing key in an endpoint's own host name, with the
+        port, e.g. "localhost:8080".
+        """
+        self._routes = routes
+        self._authenticator = authenticator
+        self._forwarder = forwarder
+        self._region = region
+        self._suffix = "." + public_host.partition(":")[0]
+
+    def serves(self, scope: Scope) -> bool:
+        """Tell whether a request is for the data plane."""
+        return scope["path"].startswith("/v1/") or bool(self._key_of_host(scope))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        started = time.perf_counter()
+        request_id = clean_request_id(header(scope, b"x-request-id"))
+        request = _Request(request_id)
+        try:
+            status = await self._answer(request, scope, receive, send)
+        except ClientGoneError:
+            status = CLIENT_GONE
+        except OpenAIError as error:
+            status = error.status
+            await answer_error(send, error, [(b"x-request-id", request_id.encode())])
+        log.info(
+            "inference",
+            method=scope["method"],
+            path=scope["path"] if status != HTTPStatus.NOT_FOUND else "",
+            status=int(status),
+            ms=round((time.perf_counter() - started) * 1000, 1),
+            request_id=request_id,
+            org=request.org_id,
+            endpoint=request.endpoint_id,
+        )
+
+    async def _answer(self, request: "_Request", scope: Scope, receive: Receive, send: Send) -> int:
+        path, method = scope["path"], scope["method"]
+        host_key = self._key_of_host(scope)
+        if host_key and path in HEALTH:
+            return await self._health(host_key, send)
+        if path in INFERENCE:
+            _allow(method, "POST")
+            return await self._infer(request, scope, receive, send, host_key)
+        if path == MODELS or path.startswith(MODELS + "/"):
+            _allow(method, "GET")
+            return await self._models(request, scope, send, host_key)
+        raise OpenAIError(
+            HTTPStatus.NOT_FOUND, "unknown_url", f"there is nothing at {method} {path}"
+        )
+
+    async def _infer(
+        self,
+        request: "_Request",
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        host_key: str,
+    ) -> int:
+        principal = await self._admit(request, scope)
+        body = await read_body(receive)
+        route = self._route(_model(body, host_key), principal)
+        request.endpoint_id = route.endpoint_id
+        if not route.replicas:
+            raise not_routable(route)
+        work = self._forwarder.forward(route, scope["path"], body, request.request_id, send)
+        return await _while_there(work, receive)
+
+    async def _admit(self, request: "_Request", scope: Scope) -> Principal:
+        scheme, _, secret = header(scope, b"authorization").partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise OpenAIError(
+                HTTPStatus.UNAUTHORIZED,
+                "invalid_api_key",
+                "no API key; send the header: Authorization: Bearer <token>",
+            )
+        try:
+            principal = await self._authenticator.authenticate(secret.strip())
+        except UnauthenticatedError as error:
+            raise OpenAIError(HTTPStatus.UNAUTHORIZED, "invalid_api_key", error.message) from error
+        except DomainError as error:
+            raise OpenAIError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "authentication_unavailable",
+                "the API key cannot be checked now; try again shortly",
+                retry_after=2,
+            ) from error
+        request.org_id = principal.org_id
+        if not principal.may("inference"):
+            raise OpenAIError(
+                HTTPStatus.FORBIDDEN,
+                "insufficient_scope",
+                "this API key lacks the scope inference",
+            )
+        return principal
+
+    def _route(self, model: str, principal: Principal) -> Route:
+        route = self._routes.get(model)
+        if route is None or route.org_id != principal.org_id:
+            raise not_found(model)
+        if route.region != self._region:
+            raise wrong_region(route)
+        return route
+
+    async def _models(self, request: "_Request", scope: Scope, send: Send, host_key: str) -> int:
+        principal = await self._admit(request, scope)
+        extra = [(b"x-request-id", request.request_id.encode())]
+        wanted = scope["path"].removeprefix(MODELS).removeprefix("/")
+        if wanted:
+            await answer_json(send, _as_model(self._route(wanted, principal)), extra)
+            return HTTPStatus.OK
+        routes = [route for route in self._routes.values() if _is_listed(route, principal)]
+        if host_key:
+            routes = [route for route in routes if route.routing_key == host_key]
+        data = [_as_model(route) for route in sorted(routes, key=lambda item: item.routing_key)]
+        await answer_json(send, {"object": "list", "data": data}, extra)
+        return HTTPStatus.OK
+
+    async def _health(self, host_key: str, send: Send) -> int:
+        route = self._routes.get(host_key)
+        if route is None:
+            raise OpenAIError(HTTPStatus.NOT_FOUND, "endpoint_not_found", "no such endpoint")
+        if route.replicas:
+            await answer_json(send, {"status": "ready"})
+            return HTTPStatus.OK
+        await answer(send, HTTPStatus.SERVICE_UNAVAILABLE, b'{"status": "not ready"}')
+        return HTTPStatus.SERVICE_UNAVAILABLE
+
+    def _key_of_host(self, scope: Scope) -> str:
+        """Return the routing key that the host name carries, or an empty string."""
+        host = header(scope, b"host").partition(":")[0].lower()
+        return host.removesuffix(self._suffix) if host.endswith(self._suffix) else ""
+
+
+class _Request:
+    """What is known of a request, for the log."""
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.org_id = ""
+        self.endpoint_id = ""
+
+
+async def _while_there(work: Coroutine[Any, Any, int], receive: Receive) -> int:
+    """Await `work`, but no longer than the client stays: what nobody reads is not worth a GPU."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(until_gone(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return await working
+        raise ClientGoneError
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+
+def _model(body: bytes, host_key: str) -> str:
+    """Return the routing key that a request names."""
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise OpenAIError(
+            HTTPStatus.BAD_REQUEST, "invalid_json", f"the body is not valid JSON: {error}"
+        ) from error
+    model = request.get("model", host_key) if isinstance(request, dict) else None
+    if not isinstance(model, str) or not model:
+        raise OpenAIError(
+            HTTPStatus.BAD_REQUEST,
+            "missing_model",
+            "model must be the routing key of an endpoint; GET /v1/models lists yours",
+            "model",
+        )
+    if host_key and model != host_key:
+        raise not_found(model)
+    return model
+
+
+def _allow(method: str, allowed: str) -> None:
+    if method != allowed:
+        raise OpenAIError(
+            HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"use {allowed} here"
+        )
+
+
+def _is_listed(route: Route, principal: Principal) -> bool:
+    return (
+        route.org_id == principal.org_id
+        and route.ever_ready
+        and route.status not in ("stopping", "stopped", "failed")
+    )
+
+
+def _as_model(route: Route) -> dict[str, object]:
+    return {
+        "id": route.routing_key,
+        "object": "model",
+        "created": route.create_time.seconds,
+        "owned_by": route.org_id,
+    }

@@ -1,0 +1,118 @@
+"""Passes a request to a replica and its answer back, byte by byte.
+
+Until the first byte of an answer has come a failed replica is passed over for the next one. After
+it a failure shows: an error event in a stream, and never an end that looks clean.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+import structlog
+
+from engineshed.api.scheduler.v1.route_pb2 import Route, RouteReplica
+from engineshed.gateway.dataplane.balancer import Balancer
+from engineshed.gateway.dataplane.errors import OpenAIError, recovering
+from engineshed.gateway.dataplane.http import Header, Send
+
+CONNECT_SECONDS: Final = 2.0
+EVENT_STREAM: Final = "text/event-stream"
+# What of a replica's headers a caller gets.
+_PASSED: Final = ("content-type", "content-length", "retry-after", "cache-control")
+_BROKEN: Final = OpenAIError(
+    HTTPStatus.BAD_GATEWAY,
+    "stream_broken",
+    "the replica failed while it was answering; what came so far is not the whole answer",
+)
+
+log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
+
+
+class _PassOver(Exception):  # noqa: N818 - no error of ours: the next replica gets the request
+    """A replica did not begin to answer."""
+
+    def __init__(self, error: OpenAIError | None = None) -> None:
+        self.error = error  # what the replica said, if it said something
+
+
+class Forwarder:
+    """The replicas' side of the gateway."""
+
+    def __init__(self, session: aiohttp.ClientSession, balancer: Balancer) -> None:
+        self._session = session
+        self._balancer = balancer
+
+    async def forward(
+        self, route: Route, path: str, body: bytes, request_id: str, send: Send
+    ) -> int:
+        """Send the request to replicas of `route` until one answers; return the status.
+
+        Raises:
+            OpenAIError: none did; nothing has been sent to the caller.
+        """
+        tried: set[str] = set()
+        refusal = recovering(route.routing_key)
+        while replica := self._balancer.choose(route, tried):
+            tried.add(replica.replica_id)
+            try:
+                with self._balancer.occupying(replica.replica_id):
+                    return await self._ask(replica, path, body, request_id, send)
+            except _PassOver as passed:
+                refusal = passed.error or refusal
+        raise refusal
+
+    async def _ask(
+        self, replica: RouteReplica, path: str, body: bytes, request_id: str, send: Send
+    ) -> int:
+        headers = {
+            "authorization": f"Bearer {replica.secret}",
+            "content-type": "application/json",
+            "x-request-id": request_id,
+        }
+        try:
+            async with self._session.post(
+                replica.url + path, data=body, headers=headers
+            ) as response:
+                if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise _PassOver(await _refusal(response))
+                first = await response.content.readany()
+                await _pass(response, first, request_id, send)
+                return response.status
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            log.warning("replica unreachable", replica=replica.replica_id, error=repr(error))
+            raise _PassOver from error
+
+
+async def _pass(
+    response: aiohttp.ClientResponse, first: bytes, request_id: str, send: Send
+) -> None:
+    headers = [*_passed(response.headers), (b"x-request-id", request_id.encode())]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    chunk = first
+    try:
+        while chunk:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            chunk = await response.content.readany()
+    except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        log.warning("answer broken", request_id=request_id, error=repr(error))
+        if response.content_type == EVENT_STREAM:
+            event = b"data: " + _BROKEN.body() + b"\n\n"
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        return  # without the last part: the server then closes the connection in the middle
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> OpenAIError:
+    """Return what a replica that takes no more says."""
+    try:
+        said = (await response.json())["error"]
+        return OpenAIError(
+            HTTPStatus.SERVICE_UNAVAILABLE, str(said["code"]), str(said["message"]), retry_after=1
+        )
+    except (ValueError, KeyError, TypeError, aiohttp.ClientError) as error:
+        raise _PassOver from error
+
+
+def _passed(headers: Mapping[str, str]) -> list[Header]:
+    return [(name.encode(), headers[name].encode("latin-1")) for name in _PASSED if name in headers]

@@ -1,0 +1,84 @@
+"""The little of HTTP that the data plane needs, in ASGI's terms."""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias
+
+from engineshed.gateway.dataplane.errors import OpenAIError
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Header: TypeAlias = tuple[bytes, bytes]
+
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+JSON: Final = (b"content-type", b"application/json")
+
+
+class ClientGoneError(Exception):
+    """The client has closed the connection."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Return a request header, or an empty string."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return ""
+
+
+async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
+    """Return the whole body of `limit` bytes at most.
+
+    Raises:
+        ClientGoneError: the client left in the middle of it.
+        OpenAIError: it is too large.
+    """
+    chunks: list[bytes] = []
+    total = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk = message.get("body", b"")
+        total += len(chunk)
+        if total > limit:
+            raise OpenAIError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "request_too_large",
+                f"the body is larger than {limit:,} bytes",
+            )
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while True:
+        if (await receive())["type"] == "http.disconnect":
+            return
+
+
+async def answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = (JSON,)) -> None:
+    """Send a whole answer."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_json(send: Send, value: object, headers: Iterable[Header] = ()) -> None:
+    """Send `value` as JSON with status 200."""
+    await answer(send, HTTPStatus.OK, json.dumps(value).encode(), [JSON, *headers])
+
+
+async def answer_error(send: Send, error: OpenAIError, headers: Iterable[Header] = ()) -> None:
+    """Send an error in OpenAI's shape."""
+    extra = [JSON, *headers]
+    if error.retry_after is not None:
+        extra.append((b"retry-after", str(error.retry_after).encode()))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        extra.append((b"www-authenticate", b"Bearer"))
+    await answer(send, error.status, error.body(), extra)
