@@ -1,0 +1,1 @@
+"""The scheduler: it keeps endpoints and nodes, and decides what runs where."""

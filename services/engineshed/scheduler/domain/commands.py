@@ -1,0 +1,124 @@
+"""What can be asked of an endpoint: by its owner, by the planner, by an agent's report."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from engineshed.api.scheduler.v1 import events_pb2 as pb
+from engineshed.scheduler.domain.endpoint import Checkpoint, ReplicaState, Scaling, Serving
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Serve a checkpoint; admitted already (`admission.py`)."""
+
+    endpoint_id: str
+    org_id: str
+    name: str
+    description: str
+    model_name: str
+    flavor_name: str
+    checkpoint: Checkpoint
+    gpu_type: str
+    gpu_count: int
+    region: str
+    scaling: Scaling
+    serving: Serving
+    routing_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change what is given; None leaves it as it is."""
+
+    etag: str = ""  # empty: whatever version it has
+    name: str | None = None
+    description: str | None = None
+    enabled: bool | None = None
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    most_replicas: int | None = None  # how many the fleet could ever hold
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Drain the replicas and release their GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Bring a stopped endpoint back as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Terminate it for good."""
+
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UseCheckpoint:
+    """The checkpoint that it waited for is registered."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """It cannot be served."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """GPUs for a new replica, and why these."""
+
+    replica_id: str
+    node_id: str
+    gpus: tuple[int, ...]
+    why: pb.PlacementDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Take these GPUs for it."""
+
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """There is no room for it now."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an agent says of one replica."""
+
+    replica_id: str
+    state: ReplicaState
+    since: datetime  # by the scheduler's clock
+    code: str = ""
+    reason: str = ""
+    retryable: bool = True
+    engine_digest: str = ""
+    engine_backend: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """The node of these replicas is not heard."""
+
+    replica_ids: tuple[str, ...]
+    heard_at: datetime
+
+
+Command: TypeAlias = (
+    Create | Update | Stop | Restart | Delete | UseCheckpoint | Fail | Place | Wait | Report | Lose
+)

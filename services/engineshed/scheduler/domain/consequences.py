@@ -1,0 +1,110 @@
+"""What follows at once from what was decided: surplus replicas drain, the status changes."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from engineshed.api.scheduler.v1 import events_pb2 as pb
+from engineshed.scheduler.domain.endpoint import (
+    WAITING_TO_BE_PLACED,
+    Endpoint,
+    EndpointEvent,
+    EndpointState,
+    Replica,
+    ReplicaState,
+    Status,
+    evolve,
+)
+
+NOT_HEARD = "its node is not heard; it serves on while gateways reach it"
+
+
+def of(state: Endpoint, events: Sequence[EndpointEvent], now: datetime) -> list[EndpointEvent]:
+    """Return what follows from `events`, which are folded into `state` already."""
+    drains = [_draining(state, replica, events, now) for replica in surplus(state)]
+    for drain in drains:
+        state = evolve(state, drain, now)
+    status = status_of(state)
+    return [*drains, *([] if status == state.status else [_announced(state, status)])]
+
+
+def surplus(state: Endpoint) -> list[Replica]:
+    """Return the replicas that should drain now, in the order in which they were placed.
+
+    Those stay that are furthest on their way to serving, then the oldest. An unheard one stays
+    until enough others are ready: it may be serving all the time.
+    """
+    live = [replica for replica in state.replicas if replica.live]
+    by_worth = sorted(live, key=lambda replica: -replica.state)  # stable: the older one first
+    going = by_worth[state.wanted :]
+    if state.ready >= state.wanted:
+        going += [replica for replica in state.replicas if replica.state is ReplicaState.LOST]
+    return [replica for replica in state.replicas if replica in going]
+
+
+def status_of(state: Endpoint) -> Status:
+    """Return the status that is true of the endpoint and its replicas."""
+    if state.ended:
+        return state.status
+    if not state.enabled:
+        return Status(EndpointState.STOPPING if state.holds_gpus else EndpointState.STOPPED)
+    if state.ready:
+        return Status(EndpointState.RUNNING, degraded=state.ready < state.wanted)
+    if not state.checkpoint.digest:
+        checkpoint_id = state.checkpoint.checkpoint_id
+        reason = f"waiting for checkpoint {checkpoint_id} to be registered"
+        return Status(EndpointState.PROVISIONING, reason)
+    if any(replica.live for replica in state.replicas):
+        return Status(EndpointState.PROVISIONING)
+    if any(replica.state is ReplicaState.LOST for replica in state.replicas):
+        return Status(EndpointState.PROVISIONING, NOT_HEARD)
+    if state.status.state is EndpointState.QUEUED:
+        return state.status  # the planner said what it waits for
+    if state.replicas and state.replicas[-1].state is ReplicaState.FAILED:
+        reason = f"trying again after {state.replicas[-1].reason}"
+        return Status(EndpointState.PROVISIONING, reason)
+    return Status(EndpointState.QUEUED, WAITING_TO_BE_PLACED)
+
+
+def waits(state: Endpoint) -> bool:
+    """Tell whether it could be placed and has nothing placed, so that it stands in a queue."""
+    return state.missing > 0 and not any(
+        replica.live or replica.state is ReplicaState.LOST for replica in state.replicas
+    )
+
+
+def _draining(
+    state: Endpoint, replica: Replica, events: Sequence[EndpointEvent], now: datetime
+) -> pb.ReplicaDraining:
+    draining = pb.ReplicaDraining(
+        endpoint_id=state.endpoint_id,
+        replica_id=replica.replica_id,
+        reason=_why_draining(state, replica, events),
+    )
+    draining.effective_at.FromDatetime(max(now, replica.changed_at))
+    return draining
+
+
+def _why_draining(state: Endpoint, replica: Replica, events: Sequence[EndpointEvent]) -> str:
+    if state.ended:
+        return state.status.state.name.lower()
+    if not state.enabled:
+        return "stopped"
+    if replica.state is ReplicaState.LOST:
+        return "replaced while its node was not heard"
+    if any(isinstance(event, pb.EndpointScaled) for event in events):
+        return "scaled down"
+    return "not needed any more"
+
+
+def _announced(state: Endpoint, status: Status) -> EndpointEvent:
+    match status.state:
+        case EndpointState.QUEUED:
+            return pb.EndpointQueued(endpoint_id=state.endpoint_id, reason=status.reason)
+        case EndpointState.PROVISIONING:
+            return pb.EndpointProvisioning(endpoint_id=state.endpoint_id, reason=status.reason)
+        case EndpointState.RUNNING:
+            return pb.EndpointRunning(endpoint_id=state.endpoint_id, degraded=status.degraded)
+        case EndpointState.STOPPED:
+            return pb.EndpointStopped(endpoint_id=state.endpoint_id)
+        case _:
+            raise AssertionError(f"{status.state.name} is recorded by the command that causes it")

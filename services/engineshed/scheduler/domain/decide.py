@@ -1,0 +1,245 @@
+"""What a command adds to an endpoint's history.
+
+`decide` returns the facts that a command makes true, and with them what follows at once:
+surplus replicas drain, and the status that the owner sees is recorded when it changes. So cause
+and effect are one append.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import reduce
+from typing import assert_never
+
+from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
+from engineshed.api.scheduler.v1 import events_pb2 as pb
+from engineshed.errors import InvalidFieldError
+from engineshed.scheduler.domain import admission, consequences, report
+from engineshed.scheduler.domain.commands import (
+    Command,
+    Create,
+    Delete,
+    Fail,
+    Lose,
+    Place,
+    Report,
+    Restart,
+    Stop,
+    Update,
+    UseCheckpoint,
+    Wait,
+)
+from engineshed.scheduler.domain.endpoint import (
+    Endpoint,
+    EndpointEvent,
+    EndpointState,
+    Scaling,
+    Status,
+    evolve,
+)
+from engineshed.scheduler.domain.errors import (
+    EndpointNotFoundError,
+    EtagMismatchError,
+    WrongStateError,
+)
+
+
+def decide(state: Endpoint | None, command: Command, now: datetime) -> list[EndpointEvent]:
+    """Return what `command` makes true; an empty list means it already was.
+
+    Raises:
+        DomainError: the command is refused; it says why and what would be right.
+
+    """
+    events = _decide(state, command, now)
+    if not events:
+        return []
+    return [*events, *consequences.of(fold(state, events, now), events, now)]
+
+
+def fold(state: Endpoint | None, events: Iterable[EndpointEvent], at: datetime) -> Endpoint:
+    """Return the state after `events`, all recorded at `at`."""
+    result = reduce(lambda before, event: evolve(before, event, at), events, state)
+    assert result is not None, "an endpoint has at least one event"
+    return result
+
+
+def _decide(state: Endpoint | None, command: Command, now: datetime) -> Sequence[EndpointEvent]:
+    if isinstance(command, Create):
+        return [_created(command)]
+    if state is None:
+        raise EndpointNotFoundError("there is no such endpoint")
+    match command:
+        case Update():
+            return _update(state, command)
+        case Stop():
+            return _stop(state)
+        case Restart():
+            return _restart(state)
+        case Delete():
+            return _delete(state, command)
+        case UseCheckpoint():
+            return _use_checkpoint(state, command)
+        case Fail():
+            return _fail(state, command)
+        case Place():
+            return _place(state, command)
+        case Wait():
+            return _wait(state, command)
+        case Report():
+            return report.reported(state, command, now)
+        case Lose():
+            return report.lost(state, command, now)
+        case _:
+            assert_never(command)
+
+
+def _created(command: Create) -> EndpointEvent:
+    return pb.EndpointCreated(
+        endpoint_id=command.endpoint_id,
+        org_id=command.org_id,
+        name=command.name,
+        description=command.description,
+        model_name=command.model_name,
+        flavor_name=command.flavor_name,
+        checkpoint=pb.ServedCheckpoint(
+            checkpoint_id=command.checkpoint.checkpoint_id,
+            digest=command.checkpoint.digest,
+            location=command.checkpoint.location,
+        ),
+        gpu_type=command.gpu_type,
+        gpu_count=command.gpu_count,
+        region=command.region,
+        scaling=_scaling(command.scaling),
+        serving=api.ServingParameters(
+            max_context=command.serving.max_context,
+            precision=command.serving.precision,
+            quantization=command.serving.quantization,
+        ),
+        routing_key=command.routing_key,
+    )
+
+
+def _update(state: Endpoint, command: Update) -> Sequence[EndpointEvent]:
+    _require_alive(state, "be changed")
+    _require_etag(state, command.etag)
+    events: list[EndpointEvent] = []
+    if renamed := _renamed(state, command):
+        events.append(renamed)
+    if scaled := _scaled(state, command):
+        events.append(scaled)
+    if command.enabled is False:
+        events += _stop(state)
+    if command.enabled is True:
+        events += _restart(state)
+    return events
+
+
+def _renamed(state: Endpoint, command: Update) -> pb.EndpointRenamed | None:
+    name = state.name if command.name is None else command.name
+    description = state.description if command.description is None else command.description
+    if (name, description) == (state.name, state.description):
+        return None
+    if not name:
+        raise InvalidFieldError.of("endpoint.name", "a name needs at least one character")
+    return pb.EndpointRenamed(endpoint_id=state.endpoint_id, name=name, description=description)
+
+
+def _scaled(state: Endpoint, command: Update) -> pb.EndpointScaled | None:
+    old = state.scaling
+    scaling = Scaling(
+        old.min_replicas if command.min_replicas is None else command.min_replicas,
+        old.max_replicas if command.max_replicas is None else command.max_replicas,
+    )
+    if scaling == old:
+        return None
+    admission.require_scaling(scaling, "endpoint.scaling")
+    if command.most_replicas is not None and scaling.min_replicas > old.min_replicas:
+        admission.require_room(state.gpu_type, state.gpu_count, scaling, command.most_replicas)
+    return pb.EndpointScaled(endpoint_id=state.endpoint_id, scaling=_scaling(scaling))
+
+
+def _stop(state: Endpoint) -> Sequence[EndpointEvent]:
+    _require_alive(state, "be stopped")
+    return [pb.EndpointStopping(endpoint_id=state.endpoint_id)] if state.enabled else []
+
+
+def _restart(state: Endpoint) -> Sequence[EndpointEvent]:
+    _require_alive(state, "be restarted", allowed="stopping or stopped")
+    return [] if state.enabled else [pb.EndpointRestarted(endpoint_id=state.endpoint_id)]
+
+
+def _delete(state: Endpoint, command: Delete) -> Sequence[EndpointEvent]:
+    if state.status.state is EndpointState.TERMINATED:
+        return []
+    _require_etag(state, command.etag)
+    return [pb.EndpointTerminated(endpoint_id=state.endpoint_id)]
+
+
+def _use_checkpoint(state: Endpoint, command: UseCheckpoint) -> Sequence[EndpointEvent]:
+    if state.checkpoint.digest or state.ended:
+        return []
+    served = pb.ServedCheckpoint(
+        checkpoint_id=command.checkpoint.checkpoint_id,
+        digest=command.checkpoint.digest,
+        location=command.checkpoint.location,
+    )
+    return [pb.EndpointCheckpointReady(endpoint_id=state.endpoint_id, checkpoint=served)]
+
+
+def _fail(state: Endpoint, command: Fail) -> Sequence[EndpointEvent]:
+    if state.ended:
+        return []
+    return [
+        pb.EndpointFailed(endpoint_id=state.endpoint_id, code=command.code, reason=command.reason)
+    ]
+
+
+def _place(state: Endpoint, command: Place) -> Sequence[EndpointEvent]:
+    """Place what is still missing: the endpoint may have changed since it was planned."""
+    return [
+        pb.ReplicaPlaced(
+            endpoint_id=state.endpoint_id,
+            replica_id=placement.replica_id,
+            node_id=placement.node_id,
+            gpus=placement.gpus,
+            capacity="reserved",
+            why=placement.why,
+        )
+        for placement in command.placements[: state.missing]
+    ]
+
+
+def _wait(state: Endpoint, command: Wait) -> Sequence[EndpointEvent]:
+    if not consequences.waits(state) or state.status == Status(
+        EndpointState.QUEUED, command.reason
+    ):
+        return []
+    return [pb.EndpointQueued(endpoint_id=state.endpoint_id, reason=command.reason)]
+
+
+def _require_alive(state: Endpoint, action: str, *, allowed: str = "") -> None:
+    if not state.ended:
+        return
+    name = state.status.state.name.lower()
+    allowed = allowed or "queued, provisioning, running, stopping or stopped"
+    raise WrongStateError(
+        f"endpoint {state.endpoint_id} is {name} and cannot {action}; it would have to be "
+        f"{allowed}" + ("; it can only be deleted" if name == "failed" else ""),
+        endpoint_id=state.endpoint_id,
+        state=name,
+        allowed_states=allowed,
+    )
+
+
+def _require_etag(state: Endpoint, etag: str) -> None:
+    if etag and etag != state.etag:
+        raise EtagMismatchError(
+            f"endpoint {state.endpoint_id} has changed: its etag is {state.etag}, not {etag}; "
+            "read it again, then decide",
+            endpoint_id=state.endpoint_id,
+            etag=state.etag,
+        )
+
+
+def _scaling(scaling: Scaling) -> api.Scaling:
+    return api.Scaling(min_replicas=scaling.min_replicas, max_replicas=scaling.max_replicas)

@@ -1,0 +1,75 @@
+"""How many nodes each filter turned away: the why-not of a decision, and the reason for waiting.
+
+The filters are asked in this order: region, GPU type, heard, back end, free GPUs, kept for the
+head of the queue. The counts come from indexes; no node is looked at.
+"""
+
+from dataclasses import dataclass
+
+from engineshed.scheduler.domain.endpoint import Endpoint
+from engineshed.scheduler.domain.room import Room
+from engineshed.scheduler.domain.score import Preferences
+from engineshed.scheduler.domain.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many nodes are left after each filter."""
+
+    known: int
+    in_region: int
+    of_type: int
+    heard: int
+    able: int
+    free: int
+    usable: int
+
+    def rejected(self) -> dict[str, int]:
+        """Return how many nodes each filter turned away, without those that turned away none."""
+        counts = {
+            "region": self.known - self.in_region,
+            "gpu_type": self.in_region - self.of_type,
+            "not_heard": self.of_type - self.heard,
+            "backend": self.heard - self.able,
+            "gpus_taken": self.able - self.free,
+            "kept_for_head_of_queue": self.free - self.usable,
+        }
+        return {name: count for name, count in counts.items() if count}
+
+
+def census(view: View, endpoint: Endpoint, preferences: Preferences, room: Room) -> Census:
+    """Count the nodes that are left for an endpoint after each filter."""
+    offers = view.offers()
+    in_region = [offer for offer in offers if offer.region == endpoint.region]
+    of_type = [offer for offer in in_region if offer.gpu_type == endpoint.gpu_type]
+    gpu_count, backends = preferences.gpu_count, preferences.backends
+    free = room.count(backends, gpu_count)
+    kept = room.nomination
+    spared = (
+        kept is not None
+        and room.free(kept.node_id) >= gpu_count
+        and not room.fits(kept.node_id, gpu_count, backends)
+    )
+    return Census(
+        known=sum(offer.nodes for offer in offers),
+        in_region=sum(offer.nodes for offer in in_region),
+        of_type=sum(offer.nodes for offer in of_type),
+        heard=room.count(),
+        able=room.count(backends),
+        free=free,
+        usable=free - spared,
+    )
+
+
+def why_waiting(endpoint: Endpoint, preferences: Preferences, room: Room) -> str:
+    """Return what an endpoint waits for; it stays the same while it waits for the same."""
+    where = f"{endpoint.gpu_type} node in {endpoint.region}"
+    if not room.count():
+        return f"waiting for a {where}: none is heard"
+    if not room.count(preferences.backends):
+        return (
+            f"waiting for a {where} with the back end {' or '.join(sorted(preferences.backends))}"
+        )
+    if endpoint.gpu_count == 1:
+        return f"waiting for a free GPU on a {where}"
+    return f"waiting for {endpoint.gpu_count} free GPUs on one {where}"

@@ -1,0 +1,134 @@
+"""What an agent's report of a replica makes true.
+
+Agents report states, again and again and sometimes late; only what takes a replica further is a
+fact. A replica never goes back, and its facts never come before one another in time.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from engineshed.api.scheduler.v1 import events_pb2 as pb
+from engineshed.scheduler.domain import failure
+from engineshed.scheduler.domain.commands import Lose, Report
+from engineshed.scheduler.domain.endpoint import (
+    Endpoint,
+    EndpointEvent,
+    Replica,
+    ReplicaState,
+    evolve,
+)
+
+# What an agent stopped without being asked was stopped by its host.
+STOPPED_BY_HOST: Final = "STOPPED_BY_HOST"
+
+_Starting: TypeAlias = type[pb.ReplicaFetching | pb.ReplicaBuilding | pb.ReplicaLoading]
+_STARTING: Final[Mapping[ReplicaState, _Starting]] = {
+    ReplicaState.FETCHING: pb.ReplicaFetching,
+    ReplicaState.BUILDING: pb.ReplicaBuilding,
+    ReplicaState.LOADING: pb.ReplicaLoading,
+}
+
+
+def reported(state: Endpoint, report: Report, now: datetime) -> list[EndpointEvent]:
+    """Return what `report` makes true of its replica."""
+    replica = state.replica(report.replica_id)
+    if replica is None or replica.ended:
+        return []
+    match report.state:
+        case ReplicaState.STOPPED | ReplicaState.FAILED:
+            return _ended(state, replica, report, now)
+        case ReplicaState.READY:
+            return _ready(state, replica, report, now)
+        case ReplicaState.FETCHING | ReplicaState.BUILDING | ReplicaState.LOADING:
+            if not _further(replica, report.state):
+                return []
+            event = _STARTING[report.state](
+                endpoint_id=state.endpoint_id, replica_id=replica.replica_id
+            )
+            event.effective_at.FromDatetime(_effective(replica, report.since, now))
+            return [event]
+        case _:
+            return []
+
+
+def lost(state: Endpoint, command: Lose, now: datetime) -> list[EndpointEvent]:
+    """Return what the silence of a node makes true of its replicas."""
+    events: list[EndpointEvent] = []
+    for replica in state.replicas:
+        if replica.live and replica.replica_id in command.replica_ids:
+            event = pb.ReplicaLost(endpoint_id=state.endpoint_id, replica_id=replica.replica_id)
+            event.effective_at.FromDatetime(_effective(replica, command.heard_at, now))
+            events.append(event)
+    return events
+
+
+def _ready(state: Endpoint, replica: Replica, report: Report, now: datetime) -> list[EndpointEvent]:
+    if not _further(replica, ReplicaState.READY):
+        return []
+    if replica.ready_at is not None:  # unheard for a while, and there all the time
+        found = pb.ReplicaFound(endpoint_id=state.endpoint_id, replica_id=replica.replica_id)
+        found.effective_at.FromDatetime(_effective(replica, now, now))
+        return [found]
+    ready = pb.ReplicaReady(
+        endpoint_id=state.endpoint_id,
+        replica_id=replica.replica_id,
+        engine_digest=report.engine_digest,
+        engine_backend=report.engine_backend,
+        url=report.url,
+    )
+    ready.effective_at.FromDatetime(_effective(replica, report.since, now))
+    return [ready]
+
+
+def _ended(state: Endpoint, replica: Replica, report: Report, now: datetime) -> list[EndpointEvent]:
+    at = _effective(replica, report.since, now)
+    drained = replica.state is ReplicaState.DRAINING
+    if drained and report.state is ReplicaState.STOPPED:
+        stopped = pb.ReplicaStopped(endpoint_id=state.endpoint_id, replica_id=replica.replica_id)
+        stopped.effective_at.FromDatetime(at)
+        return [stopped]
+    failed = pb.ReplicaFailed(
+        endpoint_id=state.endpoint_id,
+        replica_id=replica.replica_id,
+        code=report.code or STOPPED_BY_HOST,
+        reason=report.reason or "it was stopped on its host without being asked to",
+        retryable=report.retryable or report.state is ReplicaState.STOPPED,
+    )
+    failed.effective_at.FromDatetime(at)
+    given_up = None if drained else _verdict(evolve(state, failed, now), failed)
+    return [failed, given_up] if given_up else [failed]
+
+
+def _verdict(state: Endpoint, event: pb.ReplicaFailed) -> pb.EndpointFailed | None:
+    """Return why the endpoint has to be given up after `event`, which is folded in already.
+
+    An endpoint that may still serve by another replica never is.
+    """
+    if state.wanted == 0 or event.code in failure.HOST_CODES:
+        return None
+    if any(replica.routable for replica in state.replicas):
+        return None
+    failed = pb.EndpointFailed(endpoint_id=state.endpoint_id, code=event.code, reason=event.reason)
+    if not event.retryable:
+        return failed
+    if failure.is_crash_loop(state.failures):
+        failed.code = failure.CRASH_LOOP
+        failed.reason = (
+            f"{failure.CRASHES} replicas in a row failed within ten minutes; "
+            f"the last one by {event.code}: {event.reason}"
+        )
+        return failed
+    return None
+
+
+def _further(replica: Replica, reported_state: ReplicaState) -> bool:
+    """Tell whether a report takes the replica further; whatever is heard ends being lost."""
+    if replica.state is ReplicaState.LOST:
+        return True
+    return replica.live and replica.state < reported_state
+
+
+def _effective(replica: Replica, at: datetime, now: datetime) -> datetime:
+    """Return `at`, but not before the replica's last event and not after now."""
+    return max(min(at, now), replica.changed_at)

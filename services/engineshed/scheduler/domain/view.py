@@ -1,0 +1,293 @@
+"""View: the scheduler's whole picture, endpoints and nodes, with the indexes that decisions need.
+
+`apply` folds recorded events into it and keeps the indexes; nothing else changes it but signals
+that are no events (`report_foreign`). It says in `changes` what has become different.
+"""
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, cast
+
+from engineshed.scheduler.domain import endpoint as endpoints
+from engineshed.scheduler.domain import node as nodes
+from engineshed.scheduler.domain.admission import Offer
+from engineshed.scheduler.domain.endpoint import (
+    Endpoint,
+    EndpointEvent,
+    EndpointState,
+    Replica,
+    ReplicaState,
+)
+from engineshed.scheduler.domain.node import Node, NodeEvent, NodeState
+from engineshed.scheduler.domain.pool import Kind, Pool
+
+
+class QueueKey(NamedTuple):
+    """Endpoints that want GPUs of one type in one region wait in one queue."""
+
+    region: str
+    gpu_type: str
+
+
+class Holder(NamedTuple):
+    """Who has a GPU."""
+
+    endpoint_id: str
+    replica_id: str
+
+
+@dataclass(slots=True)
+class Changes:
+    """What has changed since somebody took note."""
+
+    queues: set[QueueKey] = field(default_factory=set)  # whose endpoints or room changed
+    endpoints: set[str] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)  # which, or what is on which, changed
+
+    def __bool__(self) -> bool:
+        return bool(self.queues or self.endpoints or self.nodes)
+
+
+class View:
+    """All endpoints and nodes as they are now."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, Endpoint] = {}
+        self.nodes: dict[str, Node] = {}  # oldest first
+        self.changes = Changes()
+        self._pools: dict[Kind, Pool] = {}
+        self._kind_of: dict[str, Kind] = {}  # of nodes that are in a pool
+        self._offers: Counter[tuple[Kind, int]] = Counter()  # nodes by kind and GPU count
+        self._holders: dict[str, dict[int, Holder]] = {}  # by node and GPU
+        self._replicas_on: dict[str, dict[str, str]] = {}  # node: replica: endpoint
+        self._releasing: Counter[str] = Counter()  # GPUs of draining replicas by node
+        self._foreign: dict[str, frozenset[int]] = {}
+        self._queues: dict[QueueKey, list[tuple[datetime, str]]] = {}
+        self._retries: dict[str, datetime] = {}
+        self._awaiting: dict[str, set[str]] = {}  # checkpoint: endpoints
+        self._finished: set[str] = set()
+
+    def apply(self, stream: str, event: object, at: datetime) -> None:
+        """Fold one event of `stream`, recorded at `at`."""
+        aggregate, _, object_id = stream.partition("/")
+        if aggregate == "endpoint":
+            old = self.endpoints.get(object_id)
+            new = endpoints.evolve(old, cast("EndpointEvent", event), at)
+            self.endpoints[object_id] = new
+            self._index_endpoint(old, new)
+        elif aggregate == "node":
+            node = self.nodes.get(object_id)
+            self._index_node(node, nodes.evolve(node, cast("NodeEvent", event), at))
+
+    def take_changes(self) -> Changes:
+        """Return what has changed since the last call."""
+        changes, self.changes = self.changes, Changes()
+        return changes
+
+    # What runs where.
+
+    def holders(self, node_id: str) -> dict[int, Holder]:
+        """Return who holds which GPU of a node."""
+        return dict(self._holders.get(node_id, {}))
+
+    def replicas_on(self, node_id: str) -> Iterator[tuple[Endpoint, Replica]]:
+        """Yield the replicas whose GPUs are taken on a node."""
+        for replica_id, endpoint_id in self._replicas_on.get(node_id, {}).items():
+            endpoint = self.endpoints[endpoint_id]
+            replica = endpoint.replica(replica_id)
+            assert replica is not None, "the index names replicas that are there"
+            yield endpoint, replica
+
+    def endpoint_on(self, node_id: str, replica_id: str) -> str | None:
+        """Return the endpoint of a replica whose GPUs are taken on a node; None: not there."""
+        return self._replicas_on.get(node_id, {}).get(replica_id)
+
+    def report_foreign(self, node_id: str, gpus: Collection[int]) -> None:
+        """Note GPUs that are in use on a node by what no event placed there (any more)."""
+        if self._foreign.get(node_id, frozenset()) != frozenset(gpus):
+            self._foreign[node_id] = frozenset(gpus)
+            self._index_room(node_id)
+
+    # Room.
+
+    def pools(self, queue: QueueKey) -> list[tuple[Kind, Pool]]:
+        """Return the heard nodes that could take replicas of a queue, by kind."""
+        kinds = sorted(kind for kind in self._pools if (kind.region, kind.gpu_type) == queue)
+        return [(kind, self._pools[kind]) for kind in kinds]
+
+    @property
+    def releasing_nodes(self) -> Collection[str]:
+        """The nodes on which replicas drain."""
+        return self._releasing.keys()
+
+    def releasing(self, node_id: str) -> int:
+        """Return how many GPUs draining replicas will release on a node."""
+        return self._releasing.get(node_id, 0)
+
+    def offers(self) -> Sequence[Offer]:
+        """Return what all known nodes have, heard or not."""
+        return [
+            Offer(kind.region, kind.gpu_type, frozenset(kind.backends), gpu_count, count)
+            for (kind, gpu_count), count in self._offers.items()
+        ]
+
+    # Queues.
+
+    @property
+    def queues(self) -> Collection[QueueKey]:
+        """The queues in which somebody waits."""
+        return self._queues.keys()
+
+    def queue(self, key: QueueKey) -> Iterator[Endpoint]:
+        """Yield the endpoints that miss replicas, in order of arrival."""
+        return (self.endpoints[endpoint_id] for _, endpoint_id in self._queues.get(key, []))
+
+    def queue_position(self, endpoint: Endpoint) -> int:
+        """Return the place of an endpoint in its queue, from 1; 0 when it misses nothing."""
+        queue = self._queues.get(queue_key(endpoint), [])
+        place = (endpoint.arrived_at, endpoint.endpoint_id)
+        index = bisect_left(queue, place)
+        return index + 1 if index < len(queue) and queue[index] == place else 0
+
+    def next_retry(self) -> datetime | None:
+        """Return when the first of the endpoints that pause may try again."""
+        return min(self._retries.values(), default=None)
+
+    def wake_due(self, now: datetime) -> None:
+        """Let endpoints whose pause is over be planned again."""
+        for endpoint_id in [one for one, at in self._retries.items() if at <= now]:
+            del self._retries[endpoint_id]
+            self.changes.queues.add(queue_key(self.endpoints[endpoint_id]))
+
+    # Endpoints at their beginning and their end.
+
+    @property
+    def awaited_checkpoints(self) -> Collection[str]:
+        """The checkpoints that endpoints wait for."""
+        return self._awaiting.keys()
+
+    def awaiting(self, checkpoint_id: str) -> Collection[str]:
+        """Return the endpoints that wait for a checkpoint."""
+        return frozenset(self._awaiting.get(checkpoint_id, ()))
+
+    @property
+    def finished(self) -> Collection[str]:
+        """The endpoints that are terminated and whose processes are gone."""
+        return frozenset(self._finished)
+
+    def forget(self, endpoint_id: str) -> None:
+        """Drop a finished endpoint; its history stays in the store."""
+        self._finished.remove(endpoint_id)
+        del self.endpoints[endpoint_id]
+
+    # Indexes.
+
+    def _index_endpoint(self, old: Endpoint | None, new: Endpoint) -> None:
+        self.changes.endpoints.add(new.endpoint_id)
+        before = {replica.replica_id: replica for replica in old.replicas} if old else {}
+        for replica in new.replicas:
+            was = before.get(replica.replica_id)
+            if was is not replica:
+                self._index_replica(new, replica)
+                self._index_releasing(was, replica)
+        self._index_waiting(old, new)
+        self._note(self._awaiting, new, waits=not new.checkpoint.digest and not new.ended)
+        if new.status.state is EndpointState.TERMINATED and not new.holds_gpus:
+            self._finished.add(new.endpoint_id)
+
+    def _index_replica(self, endpoint: Endpoint, replica: Replica) -> None:
+        here = self._replicas_on.setdefault(replica.node_id, {})
+        holders = self._holders.setdefault(replica.node_id, {})
+        holder = Holder(endpoint.endpoint_id, replica.replica_id)
+        if replica.ended:
+            here.pop(replica.replica_id, None)
+            for gpu in replica.gpus:
+                if holders.get(gpu) == holder:
+                    del holders[gpu]
+        elif replica.replica_id not in here:
+            here[replica.replica_id] = endpoint.endpoint_id
+            holders.update(dict.fromkeys(replica.gpus, holder))
+        else:  # as many GPUs as before, but the node has to hear of it
+            self.changes.nodes.add(replica.node_id)
+            return
+        self._index_room(replica.node_id)
+
+    def _index_releasing(self, old: Replica | None, new: Replica) -> None:
+        was = old is not None and old.state is ReplicaState.DRAINING
+        now = new.state is ReplicaState.DRAINING
+        self._releasing[new.node_id] += (now - was) * len(new.gpus)
+        if not self._releasing[new.node_id]:
+            del self._releasing[new.node_id]
+
+    def _index_waiting(self, old: Endpoint | None, new: Endpoint) -> None:
+        key = queue_key(new)
+        was = (old.arrived_at, old.endpoint_id) if old and old.missing else None
+        now = (new.arrived_at, new.endpoint_id) if new.missing else None
+        if was != now:
+            queue = self._queues.setdefault(key, [])
+            if was:
+                del queue[bisect_left(queue, was)]
+            if now:
+                insort(queue, now)
+            if not queue:
+                del self._queues[key]
+        if was or now:
+            self.changes.queues.add(key)
+        if new.missing and new.retry_at:
+            self._retries[new.endpoint_id] = new.retry_at
+        else:
+            self._retries.pop(new.endpoint_id, None)
+
+    def _index_node(self, old: Node | None, new: Node) -> None:
+        self.nodes[new.node_id] = new
+        if old is None or old.inventory != new.inventory:
+            if old is not None:
+                offered = (kind_of(old), old.inventory.gpu_count)
+                self._offers[offered] -= 1
+                if not self._offers[offered]:
+                    del self._offers[offered]
+            self._offers[kind_of(new), new.inventory.gpu_count] += 1
+        self._index_room(new.node_id)
+
+    def _index_room(self, node_id: str) -> None:
+        """Bring the pools up to date with one node."""
+        self.changes.nodes.add(node_id)
+        node = self.nodes[node_id]
+        old_kind = self._kind_of.pop(node_id, None)
+        kind = kind_of(node) if node.state is NodeState.JOINED else None
+        if old_kind is not None:
+            self.changes.queues.add(QueueKey(old_kind.region, old_kind.gpu_type))
+            if old_kind != kind:
+                self._pools[old_kind].discard(node_id)
+                if not len(self._pools[old_kind]):
+                    del self._pools[old_kind]
+        if kind is not None:
+            self.changes.queues.add(QueueKey(kind.region, kind.gpu_type))
+            self._kind_of[node_id] = kind
+            taken = self._holders.get(node_id, {}).keys() | self._foreign.get(node_id, frozenset())
+            free = tuple(gpu for gpu in range(node.inventory.gpu_count) if gpu not in taken)
+            self._pools.setdefault(kind, Pool()).put(node_id, free)
+
+    @staticmethod
+    def _note(index: dict[str, set[str]], endpoint: Endpoint, *, waits: bool) -> None:
+        checkpoint_id = endpoint.checkpoint.checkpoint_id
+        if waits:
+            index.setdefault(checkpoint_id, set()).add(endpoint.endpoint_id)
+        elif checkpoint_id in index:
+            index[checkpoint_id].discard(endpoint.endpoint_id)
+            if not index[checkpoint_id]:
+                del index[checkpoint_id]
+
+
+def queue_key(endpoint: Endpoint) -> QueueKey:
+    """Return the queue that an endpoint waits in."""
+    return QueueKey(endpoint.region, endpoint.gpu_type)
+
+
+def kind_of(node: Node) -> Kind:
+    """Return what a node can be exchanged for."""
+    inventory = node.inventory
+    return Kind(inventory.region, inventory.gpu_type, tuple(sorted(inventory.backends)))
