@@ -113,7 +113,7 @@ def _available(backends: Sequence[EngineBackend]) -> dict[str, EngineBackend]:
 
 def main() -> None:
     """Run the agent as the environment says."""
-    settings = AgentSettings()  # type: ignore[call-arg]  # filled from the environment
+    settings = AgentSettings()
     configure_logging("agent", settings.log_level)
     try:
         run(lambda stop: serve(settings, stop))

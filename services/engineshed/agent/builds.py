@@ -25,6 +25,18 @@ class _Build:
     task: asyncio.Task[Engine]
     log: Path
     listeners: list[Tell] = field(default_factory=list)
+    news: tuple[str, float, bool] | None = None
+    """What was last told, for those who come later."""
+
+    def join(self, tell: Tell) -> None:
+        self.listeners.append(tell)
+        if self.news is not None:
+            tell(*self.news)
+
+    def tell(self, stage: str, fraction: float, building: bool) -> None:
+        self.news = (stage, fraction, building)
+        for listener in self.listeners:
+            listener(*self.news)
 
 
 class Builds:
@@ -58,7 +70,7 @@ class Builds:
         build = self._running.get(key)
         if build is None:
             build = self._running[key] = self._start(key, backend, request)
-        build.listeners.append(tell)
+        build.join(tell)
         try:
             await asyncio.to_thread(_link, build.log, log_file)
             return await asyncio.shield(build.task)
@@ -76,8 +88,7 @@ class Builds:
             nonlocal cold
             # The cache checks an engine that it has; any other stage means that it was damaged.
             cold = cold or stage != "verifying"
-            for listener in build.listeners:
-                listener(stage, fraction, cold)
+            build.tell(stage, fraction, cold)
 
         build = _Build(
             asyncio.create_task(self._build(backend, request, progress, build_log)), build_log

@@ -26,6 +26,7 @@ from engineshed.agent.replicas import (
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaStatus
 from engineshed.api.replica.v1 import replica_service_pb2 as replica_pb
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
+from engineshed.processes import ProcessIdentity
 
 LOOK_SECONDS: Final = 0.25
 """How soon the end of a process is noticed."""
@@ -165,6 +166,7 @@ class Keeper:
         await self._listen(alive=alive)
         if not alive:
             return self._gone(ended)
+        await self._find_triton(record.process)
         return life.Running(
             phase=self._said.phase if self._said else replica_pb.PHASE_UNSPECIFIED,
             in_flight=self._front.in_flight if self._front else 0,
@@ -206,6 +208,17 @@ class Keeper:
             self._front = Front(
                 self._record.replica_id, said.control_address, spec.secret, self._wake.set
             )
+
+    async def _find_triton(self, front: ProcessIdentity) -> None:
+        """Remember the identity of the front's Triton while the front lives to vouch for it."""
+        pid = self._said.triton_pid if self._said else 0
+        known = self._record.triton
+        if pid == 0 or (known is not None and known.pid == pid):
+            return
+        family = await asyncio.to_thread(processes.family, front)
+        triton = next((relative for relative in family if relative.pid == pid), None)
+        if triton is not None:
+            await self._remember(replace(self._record, triton=triton))
 
     def _silence(self) -> float:
         """Return how long it has run without listening, or ended without ending.
@@ -358,8 +371,9 @@ class Keeper:
 
     async def _conclude(self, outcome: Outcome) -> None:
         """Record how it ended, once nothing of it runs any more."""
-        if self._record.process is not None:
-            await processes.kill_family(self._record.process)
+        for process in (self._record.process, self._record.triton):
+            if process is not None:
+                await processes.kill_family(process)
         await self._let_go()
         self._log.info("replica_ended", outcome=str(outcome))
         await self._remember(replace(self._record, outcome=outcome))

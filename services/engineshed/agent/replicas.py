@@ -64,6 +64,8 @@ class ReplicaRecord:
     """The boot that `since` counts from."""
     process: ProcessIdentity | None = None
     """Its front, once started."""
+    triton: ProcessIdentity | None = None
+    """Its front's Triton, once seen: by this it is found when the front is gone."""
     engine_digest: str = ""
     engine_backend: str = ""
     draining_since: float | None = None

@@ -65,11 +65,6 @@ def _while_running(seen: Running, goal: Goal, previous: State) -> State:
             return Replica.STATE_LOADING
 
 
-def failure_of(seen: Seen) -> Failure | None:
-    """Return why the replica failed; None when it did not."""
-    return seen.outcome.failure if isinstance(seen, Ended) else None
-
-
 def seconds(value: float) -> Duration:
     """Return a length of time as a message."""
     duration = Duration()
