@@ -1,0 +1,64 @@
+"""What the catalog is told through its environment."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from engineshed.runtime import CommonSettings
+
+
+class CatalogSettings(CommonSettings):
+    """Settings of the catalog beside the common ones."""
+
+    bootstrap_token_file: Path | None = Field(
+        default=None,
+        description="Where the first token is, an operator's and admin's; made when missing.",
+    )
+    default_organization: str = Field(
+        default="default",
+        pattern="^[a-z][a-z0-9-]{1,38}$",
+        description="Slug of the organization that is there from the beginning.",
+    )
+    import_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="Directories, joined by ':', below which everybody may register checkpoints.",
+    )
+    artifacts_dir: Path | None = Field(
+        default=None, description="The artifact store; by default `artifacts` in the state dir."
+    )
+    orphan_hold_age_s: float = Field(
+        default=3600,
+        gt=0,
+        description="Seconds after which a hold whose endpoint never came to be is given back.",
+    )
+    orphan_check_interval_s: float = Field(
+        default=60, gt=0, description="Seconds between two looks for such holds."
+    )
+
+    @field_validator("import_roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+        )
+
+    @field_validator("import_roots")
+    @classmethod
+    def _require_absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in value:
+            if not root.is_absolute():
+                raise ValueError(f"{root} is not an absolute path")
+        return value
+
+    @property
+    def artifacts(self) -> Path:
+        """The artifact store."""
+        return self.artifacts_dir or self.state_dir / "artifacts"
+
+    @property
+    def database_url(self) -> str:
+        """Where the catalog's event store is."""
+        return f"sqlite:///{self.state_dir / 'catalog.db'}"
