@@ -136,7 +136,7 @@ def test_a_stranger_imports_nothing_from_the_hosts_disk(
 @dataclass(frozen=True)
 class Method:
     path: str
-    request: Message
+    request: Any
     reply: type[Message]
     streaming: bool
 
@@ -149,7 +149,7 @@ def grpc_methods(modules: list[Any], owned: dict[str, str]) -> Iterator[Method]:
             for method in pool.FindServiceByName(service.full_name).methods:
                 if method.client_streaming:
                     continue  # for agents only; the scheduler's own tests refuse others
-                request = GetMessageClass(method.input_type)()
+                request: Any = GetMessageClass(method.input_type)()
                 for name, value in {**owned, **VALID}.items():
                     field = method.input_type.fields_by_name.get(name)
                     if field is not None and field.type == field.TYPE_STRING:
@@ -168,7 +168,7 @@ def grpc_methods(modules: list[Any], owned: dict[str, str]) -> Iterator[Method]:
 async def answer_to(channel: grpc.aio.Channel, method: Method, token: str) -> tuple[str, Any]:
     """Return what a call shows, and its status when it was refused."""
     make = channel.unary_stream if method.streaming else channel.unary_unary
-    call = make(
+    call: Any = make(
         method.path,
         request_serializer=type(method.request).SerializeToString,
         response_deserializer=method.reply.FromString,
