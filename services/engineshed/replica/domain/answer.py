@@ -34,6 +34,8 @@ class Answer:
         self._stop_words = StopWords(limits.stop)
         self.tokens = 0
         self.finish_reason: FinishReason | None = None
+        self.cut_short = False
+        """Whether a stop word ended it, of which the engine knows nothing."""
 
     def take(self, ids: Sequence[int]) -> str:
         """Take the next token ids; return the text that they made certain."""
@@ -58,7 +60,7 @@ class Answer:
         self.tokens += len(ids)
         text = self._stop_words.feed(self._detokenizer.add(ids))
         if self._stop_words.found:
-            self.finish_reason = "stop"
+            self.finish_reason, self.cut_short = "stop", True
         elif ended is not None:
             text += self._end("stop")
         elif self.tokens >= self._limits.max_tokens:

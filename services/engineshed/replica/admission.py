@@ -1,0 +1,74 @@
+"""How many requests a replica takes at once, and how many sequences its engine gets."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engineshed.replica.errors import OVERLOADED, ApiError, unavailable
+
+
+class Admission:
+    """Counts requests in flight, exactly, and refuses at once what is too much.
+
+    A request is one client's call, whatever number of answers it asks for. Each answer is a
+    sequence, and the engine works on `max_sequences` of them; those beyond wait here, in the order
+    of arrival, and are never turned away once their request is in.
+
+    Attributes:
+        in_flight: requests now.
+        admitted: requests so far.
+        refused: requests turned away so far.
+        closed: what requests are refused with; None while they are taken.
+        sequences: the turns at the engine.
+
+    """
+
+    def __init__(self, max_requests: int, max_sequences: int) -> None:
+        self.max_requests = max_requests
+        self.sequences = asyncio.Semaphore(max_sequences)
+        self.in_flight = 0
+        self.admitted = 0
+        self.refused = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.closed: ApiError | None = unavailable("The model is being loaded.", "loading")
+
+    def open(self) -> None:
+        """Take requests from now on."""
+        self.closed = None
+
+    def close(self, answer: ApiError) -> None:
+        """Refuse requests from now on with `answer`; those in flight go on."""
+        self.closed = answer
+
+    async def empty(self) -> None:
+        """Return when no request is in flight."""
+        await self._empty.wait()
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Take in a request until the block is left.
+
+        Raises:
+            ApiError: 503, there are as many as it takes, or it takes none.
+
+        """
+        if self.closed is not None:
+            self.refused += 1
+            raise self.closed
+        if self.in_flight >= self.max_requests:
+            self.refused += 1
+            raise unavailable(
+                f"This replica works on {self.max_requests} requests and takes no more now. "
+                "Try again.",
+                OVERLOADED,
+            )
+        self.in_flight += 1
+        self.admitted += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self._empty.set()

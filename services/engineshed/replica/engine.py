@@ -1,0 +1,154 @@
+"""Triton's model as an async iterator of token ids.
+
+Each sequence is a gRPC call of its own, with the tensors of NVIDIA's tensorrtllm back end. Leaving
+the iterator cancels the call, and Triton tells the engine.
+"""
+
+import struct
+from array import array
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from engineshed.triton.engine import MODEL_NAME
+
+_LONGEST_SECONDS: Final = 24 * 3600.0
+"""No answer takes longer. What hangs is noticed by `health`, much earlier."""
+_METADATA: Final = (("triton_grpc_error", "true"),)  # errors are statuses of gRPC, then
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+)
+
+
+class EngineError(Exception):
+    """The engine did not answer a request to its end; the message is Triton's."""
+
+
+class EngineUnavailableError(EngineError):
+    """Triton cannot be reached, or has no room: the engine works on as much as it can."""
+
+
+class EngineRefusedError(EngineError):
+    """The engine does not take this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the engine is asked for: one continuation of one prompt."""
+
+    prompt: Sequence[int]
+    max_tokens: int
+    temperature: float = 0.0
+    """0 takes the likeliest token each time."""
+    top_p: float = 1.0
+    seed: int | None = None
+    """Any integer of 64 bits. None: the engine chooses."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+class Engine:
+    """The engine in a Triton on this host."""
+
+    def __init__(self, grpc_port: int, end_id: int | None) -> None:
+        """Connect to Triton; `end_id` is the token that ends an answer, if there is one.
+
+        An engine that knows of several ends an answer at any of them.
+        """
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}", options=_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._end_id = end_id
+        self.gone = False
+        """Set it when Triton has ended: then nobody waits for it to have room again."""
+
+    async def generate(
+        self, generation: Generation, request_id: str
+    ) -> AsyncGenerator[list[int], None]:
+        """Yield new token ids as they come; close the iterator to stop the engine.
+
+        Raises:
+            EngineUnavailableError: Triton is gone or full.
+            EngineRefusedError: the request is not for this engine.
+            EngineError: it failed.
+
+        """
+        request = build_request(generation, request_id, self._end_id)
+        call = self._stub.ModelStreamInfer(metadata=_METADATA, timeout=_LONGEST_SECONDS)
+        try:
+            await call.write(request)
+            await call.done_writing()
+            while (message := await call.read()) is not grpc.aio.EOF:
+                if message.error_message:
+                    raise EngineError(message.error_message)
+                response = message.infer_response
+                if ids := output_ids(response):
+                    yield ids
+                if response.parameters["triton_final_response"].bool_param:
+                    return
+            raise EngineError("Triton ended the answer early")
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
+        except grpc.aio.UsageError as error:  # written to a call that had failed already
+            raise EngineUnavailableError(str(error)) from error
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Cancel what is running and disconnect."""
+        await self._channel.close()
+
+
+def build_request(
+    generation: Generation, request_id: str, end_id: int | None
+) -> service_pb2.ModelInferRequest:
+    """Return Triton's request for `generation`."""
+    request = service_pb2.ModelInferRequest(model_name=MODEL_NAME, id=request_id)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    for name in ("output_ids", "sequence_length"):
+        request.outputs.add(name=name)
+
+    def scalar(name: str, datatype: str, format_: str, value: object) -> None:
+        request.inputs.add(name=name, datatype=datatype, shape=[1, 1])
+        request.raw_input_contents.append(struct.pack(format_, value))
+
+    prompt = array("i", generation.prompt)
+    request.inputs.add(name="input_ids", datatype="INT32", shape=[1, len(prompt)])
+    request.raw_input_contents.append(prompt.tobytes())
+    scalar("input_lengths", "INT32", "<i", len(prompt))
+    scalar("request_output_len", "INT32", "<i", generation.max_tokens)
+    scalar("streaming", "BOOL", "<?", True)
+    if end_id is not None:
+        scalar("end_id", "INT32", "<i", end_id)
+    if generation.temperature == 0:
+        scalar("runtime_top_k", "INT32", "<i", 1)
+    else:
+        scalar("temperature", "FP32", "<f", generation.temperature)
+        scalar("runtime_top_p", "FP32", "<f", generation.top_p)
+        if generation.seed is not None:
+            scalar("seed", "UINT64", "<Q", generation.seed % 2**64)
+    if generation.presence_penalty:
+        scalar("presence_penalty", "FP32", "<f", generation.presence_penalty)
+    if generation.frequency_penalty:
+        scalar("frequency_penalty", "FP32", "<f", generation.frequency_penalty)
+    return request
+
+
+def output_ids(response: Any) -> list[int]:  # noqa: ANN401 - tritonclient is not typed
+    """Return the new ids in a response of Triton; none in an empty one."""
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if output.name == "output_ids":
+            return memoryview(raw).cast("i").tolist()
+    return []
+
+
+def _translated(error: grpc.aio.AioRpcError) -> EngineError:
+    details = error.details() or error.code().name
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return EngineUnavailableError(details)
+    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+        return EngineRefusedError(details)
+    return EngineError(details)

@@ -1,0 +1,206 @@
+"""The life of a replica: listen, load, serve, end.
+
+It listens first, so that its agent can ask how far it is. It ends because it was told to (exit
+status 0), or because it cannot serve (1); then status.json says why.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from engineshed.api.replica.v1.replica_service_pb2 import Phase, ReplicaSpec, ReplicaState
+from engineshed.api.replica.v1.replica_service_pb2_grpc import add_ReplicaServiceServicer_to_server
+from engineshed.replica.admission import Admission
+from engineshed.replica.answering import Answering, Model
+from engineshed.replica.api import Api
+from engineshed.replica.engine import Engine, EngineError, EngineUnavailableError
+from engineshed.replica.errors import unavailable
+from engineshed.replica.failure import ReplicaFailedError
+from engineshed.replica.health import EngineWatch, canary, patiently
+from engineshed.replica.metrics import Metrics
+from engineshed.replica.prompts import Prompts
+from engineshed.replica.service import ACCESS, ReplicaServicer, SecretAuthenticator
+from engineshed.replica.serving import Serving
+from engineshed.replica.spec import max_requests
+from engineshed.replica.status import Status
+from engineshed.replica.tokenizer import Tokenizer, TokenizerLoadError
+from engineshed.replica.triton import LOG_NAME, TritonServer
+from engineshed.replica.web import WebServer
+from engineshed.rpc import RpcServer
+from engineshed.runtime import supervise
+from engineshed.triton.engine import EngineManifest
+
+_FIRST_ANSWER_SECONDS: Final = 600
+"""The first one may compile kernels."""
+_FAREWELL_SECONDS: Final = 3.0
+"""How long requests in flight may take to hear that the replica ends."""
+
+log = structlog.get_logger()
+
+
+class Front:
+    """One replica; run it once."""
+
+    def __init__(
+        self, directory: Path, spec: ReplicaSpec, manifest: EngineManifest, status: Status
+    ) -> None:
+        self._directory = directory
+        self._spec = spec
+        self._manifest = manifest
+        self._status = status
+        self._admission = Admission(
+            max_requests(spec, manifest.max_concurrent), manifest.max_concurrent
+        )
+        self._metrics = Metrics(spec.routing_key, self._admission)
+        self._api = Api(spec.routing_key, spec.secret, self._admission, self._metrics)
+        self._web = WebServer(self._api, spec.listen_host)
+        self._rpc = RpcServer(
+            f"{self._web.host}:0", SecretAuthenticator(spec.secret), access=ACCESS
+        )
+        self._rpc.add(add_ReplicaServiceServicer_to_server, ReplicaServicer(self))
+        self._triton: TritonServer | None = None
+        self._engine: Engine | None = None
+        self._serving: Serving | None = None
+        self._draining = False
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Serve until `stop` is set or the replica fails; return the process's exit status."""
+        await self._listen()
+        failed = True
+        try:
+            await supervise(stop, {"replica": self._live(stop), "http": self._web.run()})
+            failed = False
+        except ReplicaFailedError as failure:
+            self._fail(failure)
+        except Exception as error:
+            log.exception("replica_failed")
+            self._fail(ReplicaFailedError("INTERNAL", f"{type(error).__name__}: {error}"))
+        await self._end()
+        if not failed:
+            self._status.change(phase=Phase.PHASE_STOPPED, triton_pid=0)
+        return int(failed)
+
+    @property
+    def state(self) -> ReplicaState:
+        """What the replica is doing."""
+        return self._status.state
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it has now."""
+        return self._admission.in_flight
+
+    def drain(self) -> None:
+        """Take no more requests; those in flight go on."""
+        self._draining = True
+        self._admission.close(unavailable("This replica is being drained. Try again.", "draining"))
+        if self.state.phase in {Phase.PHASE_LOADING, Phase.PHASE_READY}:
+            self._status.change(phase=Phase.PHASE_DRAINING)
+
+    async def metrics(self) -> tuple[str, str]:
+        """Return the front's metrics and Triton's."""
+        triton = await self._triton.metrics() if self._triton else ""
+        return self._metrics.text(), triton
+
+    async def _listen(self) -> None:
+        self._web.start()
+        control_address = await self._rpc.start()
+        self._status.change(
+            http_url=self._web.url,
+            control_address=control_address,
+            engine_digest=self._manifest.digest,
+        )
+
+    async def _live(self, stop: asyncio.Event) -> None:
+        """Load, then serve until told to stop.
+
+        Raises:
+            ReplicaFailedError: it cannot, or can no more.
+
+        """
+        triton, tokenizer = await self._load()
+        self._engine = Engine(triton.ports.grpc, next(iter(self._manifest.eos_token_ids), None))
+        self._serving = serving = Serving(self._engine, tokenizer.decoding, self._admission)
+        self._status.progress(0.9, "generating a first token")
+        try:
+            await triton.unless_it_ends(patiently(canary(serving), _FIRST_ANSWER_SECONDS))
+        except (EngineError, TimeoutError) as error:
+            raise ReplicaFailedError(
+                "CANARY_FAILED",
+                "the engine was loaded, but fails a test request: "
+                f"{error or f'no answer in {_FIRST_ANSWER_SECONDS} s'}",
+            ) from error
+        watch = EngineWatch(serving)
+        self._open(Prompts(tokenizer, self._manifest), serving, watch)
+        await supervise(stop, {"triton": triton.watch(), "engine": watch.watch()})
+
+    async def _load(self) -> tuple[TritonServer, Tokenizer]:
+        """Start Triton with the engine, and load the tokenizer meanwhile."""
+        tokenizer = asyncio.create_task(self._load_tokenizer())
+        try:
+            self._status.progress(0.05, "starting Triton")
+            self._triton = await TritonServer.start(
+                Path(self._spec.model_repository),
+                Path(self._spec.triton_directory),
+                self._directory / LOG_NAME,
+                self._spec.threads,
+            )
+            self._status.change(triton_pid=self._triton.pid)
+            self._status.progress(0.2, "loading the engine")
+            await self._triton.load()
+            return self._triton, await tokenizer
+        finally:
+            tokenizer.cancel()
+            await asyncio.gather(tokenizer, return_exceptions=True)
+
+    async def _load_tokenizer(self) -> Tokenizer:
+        if not self._manifest.tokenizer:
+            raise ReplicaFailedError(
+                "NO_TOKENIZER",
+                "the checkpoint has no tokenizer, so text cannot be made of its tokens; add the "
+                "tokenizer's files and register it again",
+                retryable=False,
+            )
+        folder = Path(self._spec.engine_directory) / self._manifest.tokenizer
+        try:
+            return await asyncio.to_thread(Tokenizer.load, folder, self._manifest.vocab_size)
+        except TokenizerLoadError as error:
+            raise ReplicaFailedError("TOKENIZER_INVALID", str(error), retryable=False) from error
+
+    def _open(self, prompts: Prompts, serving: Serving, watch: EngineWatch) -> None:
+        digest = self._manifest.digest.removeprefix("sha256:")
+        model = Model(self._spec.routing_key, f"fp_{digest[:12]}", prompts, serving)
+        self._api.answering = Answering(model, self._admission, self._metrics, watch.suspect)
+        self._status.progress(1.0, "")
+        if not self._draining:
+            self._admission.open()
+            self._status.change(phase=Phase.PHASE_READY)
+
+    def _fail(self, failure: ReplicaFailedError) -> None:
+        if self._engine:
+            self._engine.gone = True
+        self._status.change(
+            phase=Phase.PHASE_FAILED,
+            code=failure.code,
+            reason=failure.message,
+            retryable=failure.retryable,
+        )
+
+    async def _end(self) -> None:
+        """Tell those who wait, close everything, and leave no process behind."""
+        self._admission.close(unavailable("This replica is ending. Try again.", "ending"))
+        if self._serving:
+            self._serving.fail_all(EngineUnavailableError("the replica is ending"))
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self._admission.empty()
+        except TimeoutError:
+            log.warning("requests_cut_off", in_flight=self.in_flight)
+        await self._web.stop()
+        await self._rpc.stop(grace_seconds=0.5)
+        if self._engine:
+            await self._engine.close()
+        if self._triton:
+            await self._triton.stop()

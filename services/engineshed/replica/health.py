@@ -1,0 +1,129 @@
+"""Whether the engine still generates: a tiny request when there is no other sign of life.
+
+A Triton that is up may have an engine that hangs. But silence is no proof: the engine may be busy
+with a long prompt, or this process was stopped for a while. So time counts only while this process
+runs, and one failure is not enough.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from engineshed.replica.engine import EngineError, Generation
+from engineshed.replica.failure import ReplicaFailedError
+from engineshed.replica.serving import Serving
+
+CANARY: Final = Generation(prompt=(0,), max_tokens=1)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the engine may be silent, in seconds, before it is taken for dead."""
+
+    idle: int = 20
+    """Without any response: then a canary is sent."""
+    canary: int = 30
+    """For an answer to a canary."""
+    tries: int = 3
+    """Canaries that must fail, one after the other."""
+    busy: int = 600
+    """Without any response although sequences are running."""
+
+
+class EngineWatch:
+    """Watches the engine while it serves."""
+
+    def __init__(self, serving: Serving, patience: Patience | None = None) -> None:
+        self._serving = serving
+        self._patience = patience or Patience()
+        self._suspected = False
+
+    def suspect(self) -> None:
+        """Take note that the engine failed a request: it is tested soon."""
+        self._suspected = True
+
+    async def watch(self) -> None:
+        """Watch for ever.
+
+        Raises:
+            ReplicaFailedError: the engine does not generate any more.
+
+        """
+        while True:
+            await self._silence()
+            self._suspected = False
+            await self._test()
+
+    async def _silence(self) -> None:
+        """Return when the engine should be tested: it was idle for long, or failed a request."""
+        seen, silent = self._serving.responses, 0
+        while not self._suspected:
+            await asyncio.sleep(1)
+            silent += 1
+            if self._serving.responses != seen:
+                seen, silent = self._serving.responses, 0
+            if not self._serving.running and silent >= self._patience.idle:
+                return
+            if self._serving.running and silent >= self._patience.busy:
+                raise ReplicaFailedError(
+                    "TRITON_UNRESPONSIVE",
+                    f"the engine has {self._serving.running} sequences and sent nothing for "
+                    f"{silent} s",
+                )
+
+    async def _test(self) -> None:
+        failures: list[str] = []
+        while len(failures) < self._patience.tries:
+            before = self._serving.responses
+            try:
+                await patiently(canary(self._serving), self._patience.canary)
+            except (EngineError, TimeoutError) as error:
+                failures.append(str(error) or f"no answer in {self._patience.canary} s")
+                log.warning("canary_failed", reason=failures[-1])
+            else:
+                return
+            if self._serving.responses != before:
+                return  # it was slow to come to the canary, but it answers others
+            await asyncio.sleep(1)
+        raise ReplicaFailedError(
+            "TRITON_UNRESPONSIVE",
+            f"the engine failed {len(failures)} test requests in a row: {failures[-1]}",
+        )
+
+
+async def canary(serving: Serving) -> None:
+    """Generate one token.
+
+    Raises:
+        EngineError: the engine fails.
+
+    """
+    tokens = 0
+    async for ids in serving.read(CANARY, "canary"):
+        tokens += len(ids)
+    if tokens == 0:
+        raise EngineError("a test request got no tokens")
+
+
+async def patiently(work: Coroutine[Any, Any, None], seconds: int) -> None:
+    """Do `work` for at most so many seconds in which this process really runs.
+
+    Raises:
+        TimeoutError: it takes longer.
+
+    """
+    working = asyncio.create_task(work)
+    try:
+        for _ in range(seconds):  # however long a round was stopped, it counts as one
+            await asyncio.wait({working}, timeout=1)
+            if working.done():
+                return await working
+        raise TimeoutError
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
