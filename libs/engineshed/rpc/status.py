@@ -28,6 +28,8 @@ STATUS: Final[Mapping[Kind, tuple[grpc.StatusCode, HTTPStatus]]] = {
 }
 HTTP_STATUS: Final[Mapping[Kind, HTTPStatus]] = {kind: http for kind, (_, http) in STATUS.items()}
 
+UNREACHABLE: Final = "a service that is needed cannot be reached now; try again shortly"
+
 _KIND_KEY: Final = "kind"
 _CODE_TO_KIND: Final = {
     code: kind for kind, (code, _) in STATUS.items() if kind is not Kind.STALE
@@ -82,7 +84,9 @@ def error_from(error: grpc.aio.AioRpcError) -> RemoteError | None:
         return None
     info, fields = _details(error)
     if info is None:
-        return RemoteError(kind, error.code().name, error.details() or "", (), {})
+        # gRPC's own words name addresses, which are none of a caller's business.
+        text = UNREACHABLE if kind is Kind.UNAVAILABLE else error.details() or ""
+        return RemoteError(kind, error.code().name, text, (), {})
     facts = dict(info.metadata)
     named = facts.pop(_KIND_KEY, "")
     kind = Kind[named] if named in Kind.__members__ else kind

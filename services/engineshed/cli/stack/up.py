@@ -43,7 +43,9 @@ async def running_stack(
             )
         write_private(layout.gateway_url, options.url)
         supervisor = Supervisor(
-            layout, programs(layout, options), lambda text: console.print(text, style="yellow")
+            layout,
+            programs(layout, options),
+            lambda text: console.print(text, style="yellow", soft_wrap=True),
         )
         end = asyncio.Event()
         running = asyncio.create_task(supervisor.run(end))
@@ -79,11 +81,13 @@ def welcome(layout: Layout, options: StackOptions, console: Console) -> None:
     """Say where everything is and what to try next."""
     console.print()
     console.print(f"[bold green]Engineshed is up[/] at [bold]{options.url}[/]  (API docs: /docs)")
-    console.print(f"  token    {layout.admin_token}")
-    console.print(f"  events   {layout.root / 'nats.url'}  (a read-only subscriber)")
-    console.print(f"  logs     {layout.logs}")
+    console.print(f"  token    {layout.admin_token}", soft_wrap=True)
+    console.print(
+        f"  events   {layout.root / 'nats.url'}  (a read-only subscriber)", soft_wrap=True
+    )
+    console.print(f"  logs     {layout.logs}", soft_wrap=True)
     console.print("\nTry next, in another terminal:")
-    console.print(f"  export ENGINESHED_STATE_DIR={layout.root}")
+    console.print(f"  export ENGINESHED_STATE_DIR={layout.root}", soft_wrap=True)
     console.print("  shed deploy engineshed/sample --name hello --wait", markup=False)
     console.print("  shed chat hello 'What is an engine shed?'", markup=False)
     console.print("  shed endpoints list", markup=False)

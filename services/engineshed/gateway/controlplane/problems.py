@@ -81,6 +81,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         why = items[0].get("ctx", {}).get("error", "")
         detail = f"the body is not valid JSON: {why}"
         return problem(request, HTTPStatus.BAD_REQUEST, "MALFORMED_JSON", detail)
+    content_type = request.headers.get("content-type", "")
+    if items[0]["loc"][0] == "body" and "json" not in content_type:
+        detail = f"the content type is {content_type or 'missing'}; send application/json"
+        return problem(request, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", detail)
     fields = [FieldError(_path(item["loc"]), _message(item)) for item in items]
     detail = "; ".join(f"{item.field}: {item.message}" for item in fields)
     return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_FIELD", detail, fields)
