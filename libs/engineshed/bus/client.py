@@ -32,6 +32,7 @@ CALL_DEADLINE: Final = 5.0
 CONNECT_DEADLINE: Final = 3.0
 CLOSE_DEADLINE: Final = 3.0
 HEARTBEAT: Final = 5.0  # a stopped broker is noticed after this and CALL_DEADLINE
+CANCEL_AGAIN: Final = CLOSE_DEADLINE + 1
 RETRY_FIRST: Final = 0.1
 RETRY_LONGEST: Final = 2.0
 WORK_RETRY: Final = 0.5
@@ -78,6 +79,7 @@ class Bus:
         self._inbox_prefix = inbox_prefix or (f"_INBOX_{self._user}" if self._user else "_INBOX")
         self._connection: _Connection | None = None
         self._connections = 0
+        self._closing = False
         self._up = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -161,17 +163,15 @@ class Bus:
                 continue
             task = asyncio.create_task(work(connection.js))
             await _first_of(task, connection.lost)
-            failed = task.cancelled() or (task.done() and task.exception() is not None)
+            failed = task.cancelled() or task.exception() is not None
             if failed and not connection.lost.done():
-                error = None if task.cancelled() else task.exception()
-                log.warning("bus.work_failed", work=work.__qualname__, exc_info=error)
+                _log_failure(work, None if task.cancelled() else task.exception())
             await asyncio.wait({connection.lost}, timeout=WORK_RETRY if failed else None)
 
     async def close(self) -> None:
         """Send what is still to be sent and disconnect for good, within CLOSE_DEADLINE."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._closing = True
+        await _stop(*self._tasks)
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)
@@ -180,7 +180,7 @@ class Bus:
 
     async def _keep_connected(self) -> None:
         failures = 0
-        while True:
+        while not self._closing:
             client = Client()
             js = client.jetstream(timeout=CALL_DEADLINE)
             connection = _Connection(client, js, asyncio.get_running_loop().create_future())
@@ -194,8 +194,9 @@ class Bus:
                     log.warning("bus.unreachable", servers=self._servers, error=repr(error))
             finally:
                 await _end(client)
-            pause = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(failures, 10))
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            if not self._closing:
+                pause = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(failures, 10))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
 
     async def _dial(self, connection: _Connection) -> None:
         async def on_closed() -> None:
@@ -242,6 +243,17 @@ class Bus:
             self._connection = None
 
 
+def _log_failure(work: Work, error: BaseException | None) -> None:
+    """What the broker or the bus said needs no traceback: a stream is still to be made, say."""
+    expected = error is None or isinstance(error, NatsError | BusUnavailableError)
+    log.warning(
+        "bus.work_failed",
+        work=getattr(work, "__qualname__", repr(work)),
+        error=repr(error),
+        exc_info=None if expected else error,
+    )
+
+
 def durable_name(name: str, password: str | None) -> str:
     """Return `name` with a suffix derived from the password of the user whose consumer it is.
 
@@ -270,9 +282,15 @@ async def _first_of(
     try:
         await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        if not task.done():
+        await _stop(task)
+
+
+async def _stop(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel `tasks` and wait for their end, insisting: the client library loses cancellations."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
             task.cancel()
-            await asyncio.wait({task})
+        await asyncio.wait(running, timeout=CANCEL_AGAIN)
 
 
 async def _end(client: Client) -> None:

@@ -15,7 +15,7 @@ from engineshed.bus.streams import EVENTS
 
 Handler = Callable[[ReceivedEvent], Awaitable[None]]
 
-ACK_WAIT: Final = 60.0  # seconds until an event that is not acknowledged comes again
+ACK_WAIT: Final = 30.0  # seconds until an event that is not acknowledged comes again
 LONGEST_DELAY: Final = 60.0
 
 log = structlog.get_logger()

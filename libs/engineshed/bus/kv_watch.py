@@ -127,7 +127,7 @@ class KeyValueWatcher(Generic[M]):
                 self._take(key, self._bucket.message_type.FromString(base64.b64decode(data)))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, AttributeError, DecodeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, DecodeError):
             log.exception("bus.copy_unreadable", path=str(self._copy))
             return
         self._changed.clear()

@@ -1,6 +1,7 @@
 """A real broker of one's own for every test, as the embedded stack configures it."""
 
 import asyncio
+import inspect
 import itertools
 import shutil
 import signal
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from nats.js import JetStreamContext
 
 from engineshed.api.scheduler.v1.events_pb2 import EndpointCreated
 from engineshed.bus import Bus
@@ -23,8 +25,12 @@ Connect = Callable[[str], Awaitable[Bus]]
 
 
 async def eventually(condition: Callable[[], object]) -> None:
+    """Return once `condition` holds; it may be a coroutine function."""
     async with asyncio.timeout(DEADLINE):
-        while not condition():
+        while True:
+            result = condition()
+            if await result if inspect.isawaitable(result) else result:
+                return
             await asyncio.sleep(0.01)
 
 
@@ -47,10 +53,10 @@ class Broker:
     async def start(self) -> None:
         log = (self.state_dir / "nats-server.log").open("ab")
         with log:
-            self._process = subprocess.Popen(command(self.state_dir), stdout=log, stderr=log)  # noqa: ASYNC220 - returns at once
-        async with asyncio.timeout(DEADLINE):
-            while not await self._answers():
-                await asyncio.sleep(0.01)
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
+                command(self.state_dir), stdout=log, stderr=log
+            )
+        await eventually(self._answers)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -126,6 +132,15 @@ async def background() -> AsyncIterator[Callable[[Awaitable[None]], asyncio.Task
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def messages_in(bus: Bus, stream: str) -> int:
+    """Return how many messages a stream holds."""
+
+    async def count(js: JetStreamContext) -> int:
+        return (await js.stream_info(stream)).state.messages
+
+    return await bus.call(count)
 
 
 _positions = itertools.count(1)

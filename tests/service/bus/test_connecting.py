@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from engineshed.bus import Bus, BusUnavailableError, client, ensure_streams
 
-from .conftest import Broker, Connect, eventually
+from .conftest import Broker, Connect, eventually, messages_in
 
 
 async def stream_names(bus: Bus) -> list[str | None]:
@@ -146,10 +146,7 @@ async def test_closing_sends_what_is_still_to_be_sent(broker: Broker, connect: C
     await agent.call(publish_unacknowledged)
     await agent.close()
 
-    async def messages(js) -> int:
-        return (await js.stream_info("ENGINESHED_LOGS")).state.messages
-
-    assert await scheduler.call(messages) == 1
+    assert await messages_in(scheduler, "ENGINESHED_LOGS") == 1
 
 
 async def test_no_password_is_ever_logged(broker: Broker) -> None:
