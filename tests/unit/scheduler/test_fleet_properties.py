@@ -158,6 +158,9 @@ class Fleet(RuleBasedStateMachine):
         rebuilt = View()
         for stream, event, at in self.world.log:
             rebuilt.apply(stream, event, at)
+        for node in rebuilt.nodes.values():
+            if node.state is NodeState.JOINED:
+                rebuilt.note_report(node.node_id)
         assert _indexes(self.world.view) == _indexes(rebuilt)
 
     @invariant()

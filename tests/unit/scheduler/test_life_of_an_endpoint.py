@@ -237,9 +237,9 @@ def test_scaling_up_keeps_what_runs_and_places_more(world: World) -> None:
 @pytest.mark.parametrize(
     ("update", "field"),
     [
-        (Update(min_replicas=0), "endpoint.scaling.min_replicas"),
-        (Update(min_replicas=2), "endpoint.scaling.max_replicas"),
-        (Update(name=""), "endpoint.name"),
+        (Update(min_replicas=0), "scaling.min_replicas"),
+        (Update(min_replicas=2), "scaling.max_replicas"),
+        (Update(name=""), "name"),
     ],
 )
 def test_an_update_that_makes_no_sense_names_the_field(

@@ -3,6 +3,7 @@
 import pytest
 from tests.unit.scheduler.world import CPU_QUEUE, World
 
+from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain.commands import Stop, Update
 from engineshed.scheduler.domain.endpoint import EndpointState, ReplicaState, Serving
 from engineshed.scheduler.domain.plan import Assign, Postpone
@@ -81,13 +82,27 @@ class TestChoosingANode:
         world.plan()
         assert world.nodes_of(endpoint_id) == [node_id]
 
+    def test_a_node_is_given_nothing_before_its_agent_has_said_what_it_runs(
+        self, world: World
+    ) -> None:
+        node_id = world.join()
+        world.lose(node_id)
+        world.record(f"node/{node_id}", [pb.NodeReturned(node_id=node_id)])
+        assert list(world.view.unreported()) == [node_id]
+        endpoint_id = world.create()
+        world.plan()
+        assert world.live(endpoint_id) == []
+        world.view.note_report(node_id)
+        world.plan()
+        assert world.nodes_of(endpoint_id) == [node_id]
+
     def test_gpus_that_an_agent_reports_in_use_are_not_given_away(self, world: World) -> None:
         node_id = world.join(gpus=4)
-        world.view.report_foreign(node_id, [0, 1, 2])
+        world.view.note_report(node_id, [0, 1, 2])
         endpoint_id = world.create(gpus=2)
         world.plan()
         assert world.live(endpoint_id) == []
-        world.view.report_foreign(node_id, [0])
+        world.view.note_report(node_id, [0])
         world.plan()
         assert world.live(endpoint_id)[0].gpus == (1, 2)
 

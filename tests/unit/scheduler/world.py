@@ -152,6 +152,7 @@ class World:
         inventory = Inventory("host", region, gpu_type, gpus, backends=backends)
         events = node.decide(self.view.nodes.get(node_id), Greet(node_id, inventory))
         self.record(f"node/{node_id}", events)
+        self.view.note_report(node_id)
         return node_id
 
     def lose(self, node_id: str) -> None:
@@ -165,6 +166,7 @@ class World:
 
     def hear(self, node_id: str) -> None:
         self.record(f"node/{node_id}", node.decide(self.view.nodes[node_id], Hear()))
+        self.view.note_report(node_id)
 
     # The planner.
 

@@ -11,7 +11,7 @@ from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.errors import FieldError, InvalidFieldError
 from engineshed.scheduler.domain.backends import can_serve, fitting
-from engineshed.scheduler.domain.endpoint import Scaling, Serving
+from engineshed.scheduler.domain.endpoint import Endpoint, Scaling, Serving
 from engineshed.scheduler.domain.errors import (
     ExceedsFleetError,
     NotInTemplateError,
@@ -148,6 +148,17 @@ def require_room(gpu_type: str, gpu_count: int, scaling: Scaling, most: int) -> 
 def most_replicas(offers: Sequence[Offer], gpu_count: int) -> int:
     """Return how many replicas of so many GPUs these nodes could hold, were they empty."""
     return sum(offer.nodes * (offer.gpu_count // gpu_count) for offer in offers)
+
+
+def most_replicas_of(endpoint: Endpoint, offers: Sequence[Offer]) -> int:
+    """Return how many replicas of an endpoint the fleet could hold, were it empty."""
+    fitting = [
+        offer
+        for offer in offers
+        if (offer.region, offer.gpu_type) == (endpoint.region, endpoint.gpu_type)
+        and can_serve(offer.backends, endpoint.serving)
+    ]
+    return most_replicas(fitting, endpoint.gpu_count)
 
 
 def _flavor(request: api.CreateEndpointRequest, template: Template) -> Flavor:

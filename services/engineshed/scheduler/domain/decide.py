@@ -140,7 +140,7 @@ def _renamed(state: Endpoint, command: Update) -> pb.EndpointRenamed | None:
     if (name, description) == (state.name, state.description):
         return None
     if not name:
-        raise InvalidFieldError.of("endpoint.name", "a name needs at least one character")
+        raise InvalidFieldError.of("name", "a name needs at least one character")
     return pb.EndpointRenamed(endpoint_id=state.endpoint_id, name=name, description=description)
 
 
@@ -152,7 +152,7 @@ def _scaled(state: Endpoint, command: Update) -> pb.EndpointScaled | None:
     )
     if scaling == old:
         return None
-    admission.require_scaling(scaling, "endpoint.scaling")
+    admission.require_scaling(scaling, "scaling")
     if command.most_replicas is not None and scaling.min_replicas > old.min_replicas:
         admission.require_room(state.gpu_type, state.gpu_count, scaling, command.most_replicas)
     return pb.EndpointScaled(endpoint_id=state.endpoint_id, scaling=_scaling(scaling))

@@ -1,7 +1,7 @@
 """View: the scheduler's whole picture, endpoints and nodes, with the indexes that decisions need.
 
 `apply` folds recorded events into it and keeps the indexes; nothing else changes it but signals
-that are no events (`report_foreign`). It says in `changes` what has become different.
+that are no events (`note_report`). It says in `changes` what has become different.
 """
 
 from bisect import bisect_left, insort
@@ -64,7 +64,7 @@ class View:
         self._holders: dict[str, dict[int, Holder]] = {}  # by node and GPU
         self._replicas_on: dict[str, dict[str, str]] = {}  # node: replica: endpoint
         self._releasing: Counter[str] = Counter()  # GPUs of draining replicas by node
-        self._foreign: dict[str, frozenset[int]] = {}
+        self._foreign: dict[str, frozenset[int]] = {}  # by node, of those that have reported
         self._queues: dict[QueueKey, list[tuple[datetime, str]]] = {}
         self._retries: dict[str, datetime] = {}
         self._awaiting: dict[str, set[str]] = {}  # checkpoint: endpoints
@@ -105,11 +105,25 @@ class View:
         """Return the endpoint of a replica whose GPUs are taken on a node; None: not there."""
         return self._replicas_on.get(node_id, {}).get(replica_id)
 
-    def report_foreign(self, node_id: str, gpus: Collection[int]) -> None:
-        """Note GPUs that are in use on a node by what no event placed there (any more)."""
-        if self._foreign.get(node_id, frozenset()) != frozenset(gpus):
-            self._foreign[node_id] = frozenset(gpus)
+    def note_report(self, node_id: str, foreign: Collection[int] = ()) -> None:
+        """Note that a node's agent has said what it runs; only from then on is it given more.
+
+        Args:
+            node_id: the node.
+            foreign: GPUs in use by what no event placed there, or by what should be gone.
+
+        """
+        if self._foreign.get(node_id) != frozenset(foreign):
+            self._foreign[node_id] = frozenset(foreign)
             self._index_room(node_id)
+
+    def unreported(self) -> Iterator[str]:
+        """Yield the joined nodes whose agents have not yet said what they run."""
+        return (
+            node_id
+            for node_id, node in self.nodes.items()
+            if node.state is NodeState.JOINED and node_id not in self._foreign
+        )
 
     # Room.
 
@@ -257,7 +271,9 @@ class View:
         self.changes.nodes.add(node_id)
         node = self.nodes[node_id]
         old_kind = self._kind_of.pop(node_id, None)
-        kind = kind_of(node) if node.state is NodeState.JOINED else None
+        if node.state is not NodeState.JOINED:
+            self._foreign.pop(node_id, None)  # what it said no longer counts
+        kind = kind_of(node) if node_id in self._foreign else None
         if old_kind is not None:
             self.changes.queues.add(QueueKey(old_kind.region, old_kind.gpu_type))
             if old_kind != kind:
@@ -267,7 +283,7 @@ class View:
         if kind is not None:
             self.changes.queues.add(QueueKey(kind.region, kind.gpu_type))
             self._kind_of[node_id] = kind
-            taken = self._holders.get(node_id, {}).keys() | self._foreign.get(node_id, frozenset())
+            taken = self._holders.get(node_id, {}).keys() | self._foreign[node_id]
             free = tuple(gpu for gpu in range(node.inventory.gpu_count) if gpu not in taken)
             self._pools.setdefault(kind, Pool()).put(node_id, free)
 

@@ -1,0 +1,139 @@
+"""`python -m engineshed.scheduler`: reads the settings, wires the parts, serves."""
+
+import asyncio
+from typing import Final
+
+import grpc
+import structlog
+
+from engineshed.api.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
+from engineshed.api.events.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
+from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import (
+    add_EndpointServiceServicer_to_server,
+)
+from engineshed.api.scheduler.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
+from engineshed.auth import ServiceTokens, TokenDirectory
+from engineshed.bus import TOKENS, Bus, EventPublisher, KeyValueWatcher, ensure_streams
+from engineshed.eventstore import EventStore, Relay
+from engineshed.rpc import RpcServer, open_channel
+from engineshed.runtime import configure_logging, run, supervise, utc_now
+from engineshed.scheduler.access import ACCESS
+from engineshed.scheduler.agent_service import AgentServicer
+from engineshed.scheduler.agents import Agents
+from engineshed.scheduler.catalog_client import Catalog
+from engineshed.scheduler.checkpoints import AwaitedCheckpoints
+from engineshed.scheduler.creation import Creation
+from engineshed.scheduler.domain.node import NodeState
+from engineshed.scheduler.domain.score import Policy
+from engineshed.scheduler.endpoint_service import EndpointServicer
+from engineshed.scheduler.endpoints import Endpoints
+from engineshed.scheduler.event_service import EventServicer
+from engineshed.scheduler.holds import Holds
+from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.node_service import NodeServicer
+from engineshed.scheduler.nodes import Nodes
+from engineshed.scheduler.observations import Observations
+from engineshed.scheduler.reconciler import HeardTimes, Reconciler
+from engineshed.scheduler.replica_secrets import ReplicaSecrets
+from engineshed.scheduler.routes import Routes
+from engineshed.scheduler.settings import SchedulerSettings
+from engineshed.scheduler.store import SERVICE, heard_times, open_store
+
+_GRACE_S: Final = 2.0  # for calls in flight when the scheduler ends
+
+log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
+
+
+async def main(stop: asyncio.Event) -> None:
+    """Serve until `stop` is set."""
+    settings = SchedulerSettings()
+    configure_logging(SERVICE, settings.log_level)
+    secrets = ReplicaSecrets.load(settings.replica_key_file)
+    store = await open_store(settings.database_url)
+    bus = await Bus.connect(settings.nats_url, name=SERVICE)
+    bus.on_connect(lambda: ensure_streams(bus))
+    channel = open_channel(settings.catalog_address, settings.service_token(), SERVICE)
+    try:
+        await _serve(settings, secrets, store, bus, channel, stop)
+    finally:
+        await channel.close()
+        await bus.close()
+        await store.close()
+
+
+async def _serve(
+    settings: SchedulerSettings,
+    secrets: ReplicaSecrets,
+    store: EventStore,
+    bus: Bus,
+    channel: grpc.aio.Channel,
+    stop: asyncio.Event,
+) -> None:
+    journal = await Journal.open(store)
+    log.info("elected", term=journal.term, endpoints=len(journal.view.endpoints))
+    agents = await _expected_agents(journal)
+    endpoints, nodes = Endpoints(journal), Nodes(journal)
+    routes = Routes(bus, journal, secrets.of)
+    catalog = Catalog(channel)
+    reconciler = Reconciler(
+        journal,
+        endpoints,
+        nodes,
+        agents,
+        routes,
+        secrets.of,
+        policy=Policy(),
+        lease_s=settings.lease_s,
+        drain_timeout=settings.drain_timeout,
+    )
+    awaited = AwaitedCheckpoints(
+        journal, endpoints, catalog, bus, poll_s=settings.checkpoint_poll_s
+    )
+
+    tokens = KeyValueWatcher(bus, TOKENS)
+    authenticator = TokenDirectory(
+        ServiceTokens.load(settings.services_file), tokens.entries, catalog.introspect
+    )
+    server = RpcServer(settings.listen, authenticator, ACCESS)
+    creation = Creation(journal, endpoints, catalog, most_gpus=settings.most_gpus)
+    server.add(
+        add_EndpointServiceServicer_to_server,
+        EndpointServicer(journal, endpoints, creation, agents),
+    )
+    server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, agents))
+    observations = Observations(journal, agents, endpoints, nodes)
+    server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
+    server.add(add_EventServiceServicer_to_server, EventServicer(store))
+    log.info("ready", address=await server.start())
+    try:
+        await supervise(
+            stop,
+            {
+                "leadership": journal.watch(),
+                "reconciler": reconciler.run(),
+                "relay": Relay(store, EventPublisher(bus, SERVICE)).run(),
+                "routes": routes.run(),
+                "tokens": tokens.run(),
+                "awaited checkpoints": awaited.poll(),
+                "checkpoint events": awaited.listen(),
+                "holds": Holds(journal, catalog).run(),
+                "heard times": HeardTimes(journal, agents).run(),
+            },
+        )
+    finally:
+        agents.end_all()
+        await server.stop(_GRACE_S)
+
+
+async def _expected_agents(journal: Journal) -> Agents:
+    """Give every joined node a fresh lease: the leader before us may have been away for long."""
+    agents = Agents(journal.term)
+    heard = await heard_times(journal.store)
+    for node_id, node in journal.view.nodes.items():
+        if node.state is NodeState.JOINED:
+            agents.expect(node_id, heard.get(node_id, utc_now()))
+    return agents
+
+
+if __name__ == "__main__":
+    run(main)

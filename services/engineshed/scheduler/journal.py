@@ -1,0 +1,154 @@
+"""What was recorded, and the picture that it makes. Nothing is acted on before it is recorded.
+
+The view in memory is exactly what the log says: it is folded from the log at the start, and with
+each append that has succeeded. There is one writer, the scheduler of the present term; whoever
+finds that another one has written stops, and starts again with what is true.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
+
+from google.protobuf.message import Message
+
+from engineshed import ids
+from engineshed.api.scheduler.v1 import events_pb2 as pb
+from engineshed.errors import DomainError, Kind
+from engineshed.eventstore import (
+    EventStore,
+    Idempotency,
+    Metadata,
+    RecordedEvent,
+    StreamAppend,
+    StreamConflictError,
+)
+from engineshed.scheduler.domain.view import View
+from engineshed.scheduler.store import SERVICE
+
+T = TypeVar("T")
+
+_LEADER: Final = "scheduler/leader"
+_PAGE: Final = 5_000
+
+
+class NotLeaderError(DomainError):
+    """Another scheduler has taken over."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "NOT_LEADER"
+
+
+class Journal:
+    """The log of this term, and the view that it makes."""
+
+    def __init__(self, store: EventStore, term: int) -> None:
+        self.store = store
+        self.term = term
+        self.view = View()
+        self.changed = asyncio.Event()  # set when the view has changed
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._deposed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(cls, store: EventStore) -> "Journal":
+        """Begin the next term, and fold all that was recorded."""
+        journal = cls(store, await _next_term(store))
+        position = 0
+        while page := await store.read(position, _PAGE):
+            for recorded in page:
+                journal._fold(recorded)
+            position = page[-1].position
+        return journal
+
+    async def watch(self) -> None:
+        """Return by raising when another scheduler has written; never otherwise.
+
+        Raises:
+            NotLeaderError: this process must end.
+
+        """
+        await self._deposed
+
+    def lock(self, stream: str) -> AbstractAsyncContextManager[None]:
+        """Return what keeps others from deciding on the same stream."""
+        lock = self._locks.get(stream)
+        if lock is None:
+            lock = self._locks[stream] = asyncio.Lock()
+        return lock
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns; it is finished even when the caller goes away.
+
+        An append may happen after its caller was cancelled, and the view must follow.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    async def append(
+        self,
+        stream: str,
+        expected: int,
+        events: Sequence[Message],
+        metadata: Metadata,
+        idempotency: Idempotency | None = None,
+    ) -> list[RecordedEvent]:
+        """Record events of a stream that is locked, then fold them; below `finish` only.
+
+        Raises:
+            NotLeaderError: another scheduler has written.
+            RequestRepeatedError: the request was carried out already.
+            StoreUnavailableError: the database takes no writes; nothing was recorded.
+
+        """
+        appends = [StreamAppend(stream, expected, events, metadata)] if events else []
+        try:
+            recorded = await self.store.append(*appends, idempotency=idempotency)
+        except StreamConflictError as error:
+            deposed = NotLeaderError("another scheduler has taken over; try again")
+            if not self._deposed.done():
+                self._deposed.set_exception(deposed)
+            raise deposed from error
+        for event in recorded:
+            self._fold(event)
+        self.changed.set()
+        return recorded
+
+    def _fold(self, recorded: RecordedEvent) -> None:
+        self.view.apply(recorded.stream, recorded.event, recorded.recorded_at)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller has it, or has gone
+
+
+async def together(work: Iterable[Awaitable[object]]) -> None:
+    """Wait for all of `work`, then raise the first error that any of it raised.
+
+    So nothing of it is still under way when its consequences are thought about.
+    """
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _next_term(store: EventStore) -> int:
+    while True:
+        term = len(await store.load(_LEADER)) + 1
+        elected = StreamAppend(
+            _LEADER,
+            term - 1,
+            [pb.SchedulerElected(term=term)],
+            Metadata(SERVICE, ids.PLATFORM),
+        )
+        try:
+            await store.append(elected)
+        except StreamConflictError:
+            continue  # another one was quicker
+        return term

@@ -1,0 +1,36 @@
+"""Commands on nodes: find, decide, record."""
+
+from engineshed import ids
+from engineshed.eventstore import Metadata
+from engineshed.scheduler.domain import node
+from engineshed.scheduler.domain.node import Node, NodeCommand
+from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.store import SERVICE
+
+
+class Nodes:
+    """All nodes."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def command(self, node_id: str, command: NodeCommand) -> Node:
+        """Record what `command` makes true, and return the node after it.
+
+        Raises:
+            DomainError: it cannot be recorded now.
+
+        """
+        return await self._journal.finish(self._command(node_id, command))
+
+    async def _command(self, node_id: str, command: NodeCommand) -> Node:
+        stream = f"node/{node_id}"
+        nodes = self._journal.view.nodes
+        async with self._journal.lock(stream):
+            state = nodes.get(node_id)
+            events = node.decide(state, command)
+            if events:
+                before = state.revision if state else 0
+                metadata = Metadata(SERVICE, ids.PLATFORM)
+                await self._journal.append(stream, before, events, metadata)
+            return nodes[node_id]

@@ -1,0 +1,119 @@
+"""Endpoints and nodes as callers see them."""
+
+from datetime import datetime
+
+from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
+from engineshed.api.scheduler.v1 import node_service_pb2 as node_api
+from engineshed.runtime import to_timestamp
+from engineshed.scheduler.agents import Agents
+from engineshed.scheduler.domain.endpoint import (
+    ENDED_SHOWN,
+    Endpoint,
+    EndpointState,
+    Replica,
+    ReplicaState,
+)
+from engineshed.scheduler.domain.node import Node, message_of
+from engineshed.scheduler.domain.view import View
+
+_BUSY = (ReplicaState.FETCHING, ReplicaState.BUILDING, ReplicaState.LOADING)
+
+
+def endpoint_message(
+    endpoint: Endpoint, now: datetime, *, view: View | None = None, agents: Agents | None = None
+) -> api.Endpoint:
+    """Return an endpoint as it is at `now`.
+
+    Args:
+        endpoint: its state.
+        now: the present moment, or the one that the state is of.
+        view: tells its place in the queue; without it, a past state is shown.
+        agents: tell how far its replicas are; without them, a past state is shown.
+
+    """
+    status = endpoint.status
+    queued = view is not None and status.state is EndpointState.QUEUED
+    return api.Endpoint(
+        endpoint_id=endpoint.endpoint_id,
+        org_id=endpoint.org_id,
+        name=endpoint.name,
+        description=endpoint.description,
+        model_name=endpoint.model_name,
+        flavor_name=endpoint.flavor_name,
+        checkpoint_id=endpoint.checkpoint.checkpoint_id,
+        checkpoint_digest=endpoint.checkpoint.digest,
+        gpu_type=endpoint.gpu_type,
+        gpu_count=endpoint.gpu_count,
+        region=endpoint.region,
+        scaling=api.Scaling(
+            min_replicas=endpoint.scaling.min_replicas,
+            max_replicas=endpoint.scaling.max_replicas,
+        ),
+        serving=api.ServingParameters(
+            max_context=endpoint.serving.max_context,
+            precision=endpoint.serving.precision,
+            quantization=endpoint.serving.quantization,
+        ),
+        enabled=endpoint.enabled,
+        state=api.Endpoint.State.ValueType(status.state),
+        state_reason=status.reason,
+        degraded=status.degraded,
+        routing_key=endpoint.routing_key,
+        replicas=[
+            _replica(replica, agents)
+            for replica in endpoint.replicas
+            if replica.ended_at is None or now - replica.ended_at <= ENDED_SHOWN
+        ],
+        create_time=to_timestamp(endpoint.created_at),
+        update_time=to_timestamp(endpoint.updated_at),
+        version=endpoint.version,
+        etag=endpoint.etag,
+        queue_position=view.queue_position(endpoint) if queued and view else 0,
+        ever_ready=endpoint.ever_ready,
+    )
+
+
+def node_message(node: Node, view: View, agents: Agents) -> node_api.Node:
+    """Return a node with who holds its GPUs."""
+    holders = view.holders(node.node_id)
+    message = node_api.Node(
+        node_id=node.node_id,
+        state=node_api.Node.State.ValueType(node.state),
+        inventory=message_of(node.inventory),
+        join_time=to_timestamp(node.joined_at),
+    )
+    for gpu in range(node.inventory.gpu_count):
+        allocation = message.gpus.add(index=gpu)
+        if gpu in holders:
+            holder = holders[gpu]
+            allocation.replica_id = holder.replica_id
+            allocation.endpoint_id = holder.endpoint_id
+            allocation.org_id = view.endpoints[holder.endpoint_id].org_id
+    heard_at = agents.heard_at(node.node_id) or node.heard_at
+    if heard_at is not None:
+        message.heard_time.CopyFrom(to_timestamp(heard_at))
+    return message
+
+
+def _replica(replica: Replica, agents: Agents | None) -> api.Replica:
+    message = api.Replica(
+        replica_id=replica.replica_id,
+        state=api.Replica.State.ValueType(replica.state),
+        state_reason=replica.reason,
+        node_id=replica.node_id,
+        gpus=replica.gpus,
+        capacity=replica.capacity,
+        engine_digest=replica.engine_digest,
+        engine_backend=replica.engine_backend,
+        create_time=to_timestamp(replica.placed_at),
+    )
+    shown = agents.shown(replica.node_id, replica.replica_id) if agents else None
+    if shown is not None and not replica.ended:
+        message.engine_digest = replica.engine_digest or shown.engine_digest
+        message.engine_backend = replica.engine_backend or shown.engine_backend
+        if replica.state in _BUSY:
+            message.progress = shown.progress
+            message.progress_message = shown.progress_message
+        if replica.state is ReplicaState.DRAINING:
+            message.progress_message = f"{shown.in_flight} requests in flight"
+    return message

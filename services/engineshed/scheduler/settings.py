@@ -1,0 +1,36 @@
+"""What the scheduler is told through its environment."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field
+
+from engineshed.runtime import CommonSettings
+
+
+class SchedulerSettings(CommonSettings):
+    """Settings of the scheduler beside the common ones."""
+
+    replica_key_file: Path = Field(description="The key that replicas' secrets are derived from.")
+    most_gpus: int = Field(
+        default=8, ge=1, le=64, description="How many GPUs a replica may have at most."
+    )
+    lease_s: float = Field(
+        default=10.0, gt=0, description="Seconds of silence after which a node counts as lost."
+    )
+    drain_timeout_s: float = Field(
+        default=600.0, ge=0, description="Seconds after which a drain cuts off what is left."
+    )
+    checkpoint_poll_s: float = Field(
+        default=3.0, gt=0, description="Seconds between two questions after awaited checkpoints."
+    )
+
+    @property
+    def database_url(self) -> str:
+        """Where the scheduler's event store is."""
+        return f"sqlite:///{self.state_dir / 'scheduler.db'}"
+
+    @property
+    def drain_timeout(self) -> timedelta:
+        """How long draining may take."""
+        return timedelta(seconds=self.drain_timeout_s)

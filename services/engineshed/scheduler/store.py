@@ -1,0 +1,133 @@
+"""What the scheduler's database answers beside the log: lists, and the little that is no event."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from engineshed.eventstore import EventStore
+from engineshed.scheduler import tables
+
+SERVICE: Final = "scheduler"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Terminated:
+    """What a gateway may have to be told again of an endpoint that is gone."""
+
+    endpoint_id: str
+    org_id: str
+    region: str
+    routing_key: str
+    created_at: datetime
+
+
+async def open_store(url: str) -> EventStore:
+    """Open the scheduler's event store at an SQLAlchemy URL; what is missing is made."""
+    return await EventStore.open(
+        url, service=SERVICE, metadata=tables.TABLES, project=tables.project
+    )
+
+
+async def endpoint_ids(
+    store: EventStore, org_id: str, *, before: int | None, limit: int, show_terminated: bool
+) -> list[tuple[int, str]]:
+    """Return positions and ids of an organization's endpoints, newest first.
+
+    Args:
+        store: where they are.
+        org_id: whose.
+        before: only those created before this position.
+        limit: how many at most.
+        show_terminated: terminated ones too.
+
+    """
+    columns = tables.endpoints.c
+    query = (
+        select(columns.position, columns.endpoint_id)
+        .where(columns.org_id == org_id)
+        .order_by(columns.position.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(columns.position < before)
+    if not show_terminated:
+        query = query.where(columns.terminated_at.is_(None))
+    rows = await store.query(lambda connection: connection.execute(query).all())
+    return [(position, endpoint_id) for position, endpoint_id in rows]
+
+
+async def terminated_since(store: EventStore, moment: datetime) -> list[Terminated]:
+    """Return the endpoints that were terminated after a moment."""
+    columns = tables.endpoints.c
+    query = select(
+        columns.endpoint_id,
+        columns.org_id,
+        columns.region,
+        columns.routing_key,
+        columns.created_at,
+    ).where(columns.terminated_at > _to_moment(moment))
+    rows = await store.query(lambda connection: connection.execute(query).all())
+    return [Terminated(*row[:4], created_at=_from_moment(row[4])) for row in rows]
+
+
+async def held_checkpoints(store: EventStore) -> dict[str, str]:
+    """Return the checkpoints that are held at the catalog, by the endpoint that holds them."""
+    query = select(tables.holds.c.endpoint_id, tables.holds.c.checkpoint_id)
+    rows = await store.query(lambda connection: connection.execute(query).all())
+    return {row.endpoint_id: row.checkpoint_id for row in rows}
+
+
+async def forget_hold(store: EventStore, endpoint_id: str) -> None:
+    """Note that an endpoint's hold has been given back.
+
+    Raises:
+        StoreUnavailableError: the database takes no writes.
+
+    """
+
+    def write(connection: Connection) -> None:
+        connection.execute(delete(tables.holds).where(tables.holds.c.endpoint_id == endpoint_id))
+
+    await store.append(write=write)
+
+
+async def heard_times(store: EventStore) -> dict[str, datetime]:
+    """Return when each node was last heard, as far as it was noted."""
+    query = select(tables.heard.c.node_id, tables.heard.c.heard_at)
+    rows = await store.query(lambda connection: connection.execute(query).all())
+    return {node_id: _from_moment(moment) for node_id, moment in rows}
+
+
+async def note_heard(store: EventStore, heard: Mapping[str, datetime]) -> None:
+    """Note when nodes were last heard.
+
+    Raises:
+        StoreUnavailableError: the database takes no writes.
+
+    """
+
+    def write(connection: Connection) -> None:
+        for node_id, heard_at in heard.items():
+            moment = _to_moment(heard_at)
+            changed = connection.execute(
+                update(tables.heard)
+                .where(tables.heard.c.node_id == node_id)
+                .values(heard_at=moment)
+            )
+            if changed.rowcount == 0:
+                connection.execute(insert(tables.heard), {"node_id": node_id, "heard_at": moment})
+
+    await store.append(write=write)
+
+
+def _to_moment(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _from_moment(moment: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=moment)
