@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
@@ -26,8 +27,9 @@ class CatalogSettings(CommonSettings):
         default=(),
         description="Directories, joined by ':', below which everybody may register checkpoints.",
     )
-    artifacts_dir: Path | None = Field(
-        default=None, description="The artifact store; by default `artifacts` in the state dir."
+    artifact_store: str = Field(
+        default="",
+        description="file:///… the folder of all checkpoints; by default in the state directory.",
     )
     orphan_hold_age_s: float = Field(
         default=3600,
@@ -37,6 +39,14 @@ class CatalogSettings(CommonSettings):
     orphan_check_interval_s: float = Field(
         default=60, gt=0, description="Seconds between two looks for such holds."
     )
+
+    @field_validator("artifact_store")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme != "file" or parts.netloc or not parts.path.startswith("/")):
+            raise ValueError(f"{value!r} is no folder; give one as file:///absolute/path")
+        return value
 
     @field_validator("import_roots", mode="before")
     @classmethod
@@ -56,7 +66,9 @@ class CatalogSettings(CommonSettings):
     @property
     def artifacts(self) -> Path:
         """The artifact store."""
-        return self.artifacts_dir or self.state_dir / "artifacts"
+        if self.artifact_store:
+            return Path(unquote(urlsplit(self.artifact_store).path))
+        return self.state_dir / "artifacts"
 
     @property
     def database_url(self) -> str:

@@ -28,6 +28,9 @@ SERVICE: Final = "catalog"
 TERM: Final = 1
 
 
+_IDS_AT_ONCE: Final = 1000  # in one query; databases have limits
+
+
 @dataclass(frozen=True, slots=True)
 class RegisteredSource:
     """How a checkpoint's source was when its registration began."""
@@ -128,11 +131,13 @@ class CatalogStore:
     async def without_bytes(self, checkpoint_ids: Collection[str]) -> list[str]:
         """Return those of the checkpoints whose bytes nobody needs: failed or reclaimed ones."""
         columns = tables.checkpoints.c
-        return await self._ids(
-            select(columns.checkpoint_id).where(
-                columns.checkpoint_id.in_(checkpoint_ids), columns.failed | columns.reclaimed
-            )
-        )
+        unneeded = select(columns.checkpoint_id).where(columns.failed | columns.reclaimed)
+        ordered = sorted(checkpoint_ids)
+        found: list[str] = []
+        for begin in range(0, len(ordered), _IDS_AT_ONCE):
+            some = ordered[begin : begin + _IDS_AT_ONCE]
+            found += await self._ids(unneeded.where(columns.checkpoint_id.in_(some)))
+        return found
 
     async def of_source(self, org_id: str, source_uri: str) -> Checkpoint | None:
         """Return the newest checkpoint that came from `source_uri` and neither failed nor went."""
