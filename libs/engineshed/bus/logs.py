@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -97,7 +97,7 @@ async def read_logs(
     return await bus.call(lambda js: _read_page(js, source, limit, before), deadline=PAGE_DEADLINE)
 
 
-async def follow_logs(bus: Bus, source: LogSource, *, after: int) -> AsyncIterator[StoredLine]:
+async def follow_logs(bus: Bus, source: LogSource, *, after: int) -> AsyncGenerator[StoredLine]:
     """Yield the lines of `source` after sequence `after`, for ever, as they come.
 
     It goes on where it was after the broker went away. 0 begins with the oldest line.
