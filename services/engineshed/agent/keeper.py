@@ -15,7 +15,6 @@ from engineshed.agent.domain import life, report
 from engineshed.agent.domain.desired import Goal, goal_of
 from engineshed.agent.domain.life import Conclude, End, Failure, Outcome, Step
 from engineshed.agent.engines.cache import Engine
-from engineshed.agent.front import Front
 from engineshed.agent.preparation import Progress, Workshop, failure_of
 from engineshed.agent.replicas import (
     FrontNotStartedError,
@@ -23,8 +22,8 @@ from engineshed.agent.replicas import (
     ReplicaRecord,
     exit_of,
 )
+from engineshed.agent.watch import Watch
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaStatus
-from engineshed.api.replica.v1 import replica_service_pb2 as replica_pb
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 from engineshed.processes import ProcessIdentity
 
@@ -36,8 +35,6 @@ TROUBLE_SECONDS: Final = 3.0
 """The pause after something on the host went wrong, e.g. its disk is full."""
 DRAIN_SECONDS: Final = 120.0
 """How long draining may take when the scheduler does not say."""
-_LONGEST_STEP: Final = 2.0
-"""What counts at most between two looks: this process may have been stopped in between."""
 
 log = structlog.get_logger()
 
@@ -71,7 +68,7 @@ class Keeper:
         self._means = means
         self._directory = directory
         self._record = record
-        self._written = record
+        self._written: ReplicaRecord | None = None
         self._changed = changed
         self._told = ReplicaStatus()
         self._desired: DesiredReplica | None = None
@@ -81,11 +78,7 @@ class Keeper:
         self._preparation: asyncio.Task[Engine] | None = None
         self._progress = Progress(Replica.STATE_FETCHING, 0.0, "")
         self._child: subprocess.Popen[bytes] | None = None
-        self._front: Front | None = None
-        self._secret = ""
-        self._said: replica_pb.ReplicaState | None = None  # in status.json
-        self._silent_since: float | None = None
-        self._silent_seconds = 0.0
+        self._watch = Watch(directory, self._wake.set)
         self._log = log.bind(replica_id=record.replica_id, endpoint_id=record.endpoint_id)
 
     @property
@@ -104,7 +97,7 @@ class Keeper:
 
     def status(self) -> ReplicaStatus:
         """Return what the scheduler is told of the replica."""
-        record, said = self._record, self._said
+        record, said = self._record, self._watch.said
         base = ReplicaStatus(
             replica_id=record.replica_id,
             endpoint_id=record.endpoint_id,
@@ -116,7 +109,7 @@ class Keeper:
         if record.process is not None and said is not None:
             base.url = said.http_url
             base.progress, base.progress_message = said.progress, said.progress_message
-            base.in_flight = self._front.in_flight if self._front else 0
+            base.in_flight = self._watch.in_flight
         elif self._preparation is not None:
             base.progress, base.progress_message = self._progress.fraction, self._progress.message
         return report.status(base, record.state, self._age(), None)
@@ -129,22 +122,27 @@ class Keeper:
         """Do what must be done until the replica is to be forgotten and nothing of it runs."""
         try:
             await self._recover()
-            while True:
-                seen = await self._look()
-                await self._note(seen)
-                if not isinstance(seen, life.Gone):
-                    self._settled.set()
-                action = life.next_action(self._goal, seen, self._drain_timeout())
-                if action is Step.REMOVE:
-                    return
-                try:
-                    await self._do(action)
-                except (OSError, processes.ProcessStuckError) as error:
-                    self._log.error("replica_in_trouble", action=str(action), error=str(error))
-                    self._settled.set()
-                    await asyncio.sleep(TROUBLE_SECONDS)
+            while await self._step():
+                pass
         finally:
             await self._let_go()
+
+    async def _step(self) -> bool:
+        """Look once and do what that gives; False when nothing is left to do."""
+        try:
+            seen = await self._look()
+            await self._note(seen)
+            if not isinstance(seen, life.Gone):
+                self._settled.set()
+            action = life.next_action(self._goal, seen, self._drain_timeout())
+            if action is Step.REMOVE:
+                return False
+            await self._do(action)
+        except (OSError, processes.ProcessStuckError) as error:
+            self._log.error("replica_in_trouble", error=str(error))
+            self._settled.set()
+            await asyncio.sleep(TROUBLE_SECONDS)
+        return True
 
     # --- seeing ---------------------------------------------------------------------------------
 
@@ -163,17 +161,25 @@ class Keeper:
             return self._look_at_preparation()
         ended = exit_of(self._child) if self._child else ""
         alive = processes.is_alive(record.process)
-        await self._listen(alive=alive)
+        watch = self._watch
+        await watch.look(uptime(), alive=alive)
         if not alive:
-            return self._gone(ended)
+            return life.Gone(
+                phase=watch.phase,
+                failure=watch.failure,
+                intended=record.intended,
+                rebooted=record.process.boot_id != self._means.boot_id,
+                exit=ended,
+            )
         await self._find_triton(record.process)
+        since = record.draining_since
         return life.Running(
-            phase=self._said.phase if self._said else replica_pb.PHASE_UNSPECIFIED,
-            in_flight=self._front.in_flight if self._front else 0,
-            missed_polls=self._front.missed if self._front else 0,
-            silent_seconds=self._silence(),
-            draining_seconds=self._draining_seconds(),
-            failure=_failure_said(self._said),
+            phase=watch.phase,
+            in_flight=watch.in_flight,
+            missed_polls=watch.missed_polls,
+            silent_seconds=watch.silent_seconds,
+            draining_seconds=0.0 if since is None else uptime() - since,
+            failure=watch.failure,
         )
 
     def _look_at_preparation(self) -> life.Seen:
@@ -193,51 +199,12 @@ class Keeper:
             )
         return life.Unpreparable(failure)
 
-    async def _listen(self, *, alive: bool) -> None:
-        """Keep what the front says of itself at hand: by its file until it listens, then by it."""
-        if self._front is not None and self._front.state is not None and alive:
-            self._said = self._front.state
-            return
-        said = await asyncio.to_thread(self._directory.front_state)
-        if said is None:
-            return
-        self._said = said
-        if alive and self._front is None and said.control_address:
-            spec = await asyncio.to_thread(self._directory.spec)
-            assert spec is not None, "the front was started with it"
-            self._front = Front(
-                self._record.replica_id, said.control_address, spec.secret, self._wake.set
-            )
-
     async def _find_triton(self, front: ProcessIdentity) -> None:
-        """Remember the identity of the front's Triton while the front lives to vouch for it."""
-        pid = self._said.triton_pid if self._said else 0
-        known = self._record.triton
-        if pid == 0 or (known is not None and known.pid == pid):
-            return
-        family = await asyncio.to_thread(processes.family, front)
-        triton = next((relative for relative in family if relative.pid == pid), None)
-        if triton is not None:
+        """Write down who the front's Triton is, once there is one."""
+        pid = self._watch.said.triton_pid if self._watch.said else 0
+        known = self._record.triton.pid if self._record.triton else 0
+        if pid != known and (triton := await self._watch.find_triton(front)):
             await self._remember(replace(self._record, triton=triton))
-
-    def _silence(self) -> float:
-        """Return how long it has run without listening, or ended without ending.
-
-        What counts is the time in which this process looked: it may have been stopped itself.
-        """
-        phase = self._said.phase if self._said else replica_pb.PHASE_UNSPECIFIED
-        ending = phase in (replica_pb.PHASE_FAILED, replica_pb.PHASE_STOPPED)
-        now = uptime()
-        if (self._front is not None and not ending) or self._silent_since is None:
-            self._silent_seconds = 0.0
-        else:
-            self._silent_seconds += min(now - self._silent_since, _LONGEST_STEP)
-        self._silent_since = now
-        return self._silent_seconds
-
-    def _draining_seconds(self) -> float:
-        since = self._record.draining_since
-        return 0.0 if since is None else uptime() - since
 
     def _drain_timeout(self) -> float:
         if self._desired is None or not self._desired.HasField("drain_timeout"):
@@ -249,16 +216,6 @@ class Keeper:
         record = self._record
         same_boot = record.boot_id == self._means.boot_id
         return uptime() - record.since if same_boot else uptime()
-
-    def _gone(self, ended: str) -> life.Gone:
-        process = self._record.process
-        return life.Gone(
-            phase=self._said.phase if self._said else replica_pb.PHASE_UNSPECIFIED,
-            failure=_failure_said(self._said),
-            intended=self._record.intended,
-            rebooted=process is not None and process.boot_id != self._means.boot_id,
-            exit=ended,
-        )
 
     async def _note(self, seen: life.Seen) -> None:
         """Remember the state that this gives, and since when; tell that there is news."""
@@ -279,9 +236,16 @@ class Keeper:
             self._changed()
 
     async def _remember(self, record: ReplicaRecord) -> None:
+        """Keep the record in mind and on disk; on a full one, that is tried at every look."""
         self._record = record
-        if record is not self._written:
+        if record is self._written:
+            return
+        try:
             await asyncio.to_thread(self._directory.write, record)
+        except OSError as error:
+            # A front that is not written down is still found by its command line.
+            self._log.error("record_not_written", error=str(error))
+        else:
             self._written = record
 
     # --- doing ----------------------------------------------------------------------------------
@@ -351,11 +315,10 @@ class Keeper:
         )
 
     async def _ask_to_drain(self) -> None:
-        if self._front is not None:
-            try:
-                await self._front.drain()
-            except grpc.aio.AioRpcError as error:
-                self._log.warning("drain_not_answered", error=error.details())
+        try:
+            await self._watch.drain()
+        except grpc.aio.AioRpcError as error:
+            self._log.warning("drain_not_answered", error=error.details())
         await self._wait()
 
     async def _end(self, action: End) -> None:
@@ -380,14 +343,4 @@ class Keeper:
 
     async def _let_go(self) -> None:
         await self._stop_preparing()
-        if self._front is not None:
-            await self._front.close()
-            self._front = None
-
-
-def _failure_said(said: replica_pb.ReplicaState | None) -> Failure | None:
-    if said is None or said.phase != replica_pb.PHASE_FAILED:
-        return None
-    return Failure(
-        said.code or "REPLICA_FAILED", said.reason or "the front gave no reason", said.retryable
-    )
+        await self._watch.close()

@@ -1,20 +1,23 @@
 """The logs of replicas on their way to the broker.
 
 Each replica logs into files below its folder, whatever happens to the agent or the broker. Here
-they are read on from where the last batch ended, which is remembered beside them. A batch that was
-published but not remembered is published again, and the broker drops it by its lines' names. So
-nothing is lost, and nothing doubled unless the agent is away between the two for ten minutes.
+they are read on from where the last batch ended. Before a batch is published, its bounds and the
+time at which it was first seen are written down beside the logs, and after it, that it is out. So a
+batch whose agent died in between is published again just as it was, and the broker drops what it
+has: nothing is lost, and nothing doubled unless the agent was away for ten minutes just then.
 """
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
+from pydantic import TypeAdapter
 
 from engineshed.agent.files import write_private
 from engineshed.agent.replicas import BUILD_LOG, FRONT_LOG, TRITON_LOG
@@ -33,6 +36,17 @@ _RETRY_SECONDS: Final = 1.0
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How far a file was shipped, and the batch that is on its way."""
+
+    offset: int = 0
+    end: int = 0
+    """Where the batch ends; `offset`: none is on its way."""
+    seen: datetime | None = None
+    """When the last batch was first seen."""
+
+
 @dataclass(slots=True)
 class _Diary:
     """The logs of one replica."""
@@ -41,7 +55,7 @@ class _Diary:
     org_id: str
     endpoint_id: str
     replica_id: str
-    offsets: dict[str, int]
+    places: dict[str, _Place]
     complete: bool = False
     """Nobody writes into the files any more."""
     shipped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,7 +72,7 @@ class LogShipper:
     def follow(self, folder: Path, org_id: str, endpoint_id: str, replica_id: str) -> None:
         """Ship the logs below `folder` from now on. Blocks for a moment."""
         self._diaries[replica_id] = _Diary(
-            folder, org_id, endpoint_id, replica_id, _read_offsets(folder)
+            folder, org_id, endpoint_id, replica_id, _read_places(folder)
         )
 
     async def finish(self, replica_id: str) -> None:
@@ -94,45 +108,57 @@ class LogShipper:
         return more
 
     async def _ship_file(self, diary: _Diary, source: str, path: Path, complete: bool) -> bool:
-        offset = diary.offsets.get(source, 0)
-        lines, end = await asyncio.to_thread(_read_lines, path, offset, complete)
-        if end == offset:
-            return False
-        await publish_logs(
-            self._bus,
-            LogSource(diary.org_id, diary.endpoint_id, diary.replica_id, source),
-            lines,
-        )
-        diary.offsets[source] = end
-        await asyncio.to_thread(_write_offsets, diary.folder, diary.offsets)
+        place = diary.places.get(source, _Place())
+        if place.end == place.offset:
+            begin, end = await asyncio.to_thread(_next_batch, path, place.offset, complete)
+            if begin == end:
+                return False
+            place = _Place(begin, end, datetime.now(UTC))
+            await self._remember(diary, source, place)
+        lines = await asyncio.to_thread(_read_lines, path, place)
+        where = LogSource(diary.org_id, diary.endpoint_id, diary.replica_id, source)
+        await publish_logs(self._bus, where, lines)
+        await self._remember(diary, source, replace(place, offset=place.end))
         return True
 
+    async def _remember(self, diary: _Diary, source: str, place: _Place) -> None:
+        diary.places[source] = place
+        await asyncio.to_thread(_write_places, diary.folder, diary.places)
 
-def _read_lines(path: Path, offset: int, complete: bool) -> tuple[list[LogLine], int]:
-    """Return the lines after `offset`, a batch at most, and where they end.
+
+def _next_batch(path: Path, offset: int, complete: bool) -> tuple[int, int]:
+    """Return where the next lines begin and end, a batch at most.
 
     A line without its break is left for later, unless the log is complete or the line fills the
     batch. A file that has become shorter is read from its beginning.
     """
     try:
         with path.open("rb") as file:
-            if file.seek(0, 2) < offset:
+            if file.seek(0, os.SEEK_END) < offset:
                 offset = 0
             file.seek(offset)
             data = file.read(_BATCH_BYTES)
     except FileNotFoundError:
-        return [], offset
+        return offset, offset
     whole = data.rfind(b"\n") + 1
-    if complete or (whole == 0 and len(data) == _BATCH_BYTES):
-        whole = len(data) if len(data) < _BATCH_BYTES or whole == 0 else whole
-    seen = datetime.now(UTC)
-    lines, start = [], offset
-    for line in data[:whole].splitlines(keepends=True):
+    full = len(data) == _BATCH_BYTES
+    if (complete and not full) or (full and whole == 0):
+        whole = len(data)
+    return offset, offset + whole
+
+
+def _read_lines(path: Path, place: _Place) -> list[LogLine]:
+    with path.open("rb") as file:
+        file.seek(place.offset)
+        data = file.read(place.end - place.offset)
+    assert place.seen is not None, "every batch was seen"
+    lines, start = [], place.offset
+    for line in data.splitlines(keepends=True):
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if text:
-            lines.append(LogLine(_time_of(text) or seen, text, start))
+            lines.append(LogLine(_time_of(text) or place.seen, text, start))
         start += len(line)
-    return lines, start
+    return lines
 
 
 def _time_of(line: str) -> datetime | None:
@@ -145,13 +171,15 @@ def _time_of(line: str) -> datetime | None:
         return None
 
 
-def _read_offsets(folder: Path) -> dict[str, int]:
+def _read_places(folder: Path) -> dict[str, _Place]:
     try:
-        offsets = json.loads((folder / _OFFSETS).read_bytes())
-        return {source: int(offsets[source]) for source in _SOURCES if source in offsets}
+        return _PLACES.validate_json((folder / _OFFSETS).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
 
 
-def _write_offsets(folder: Path, offsets: Mapping[str, int]) -> None:
-    write_private(folder / _OFFSETS, json.dumps(offsets).encode(), durable=False)
+def _write_places(folder: Path, places: Mapping[str, _Place]) -> None:
+    write_private(folder / _OFFSETS, _PLACES.dump_json(dict(places)), durable=False)
+
+
+_PLACES: Final = TypeAdapter(dict[str, _Place])

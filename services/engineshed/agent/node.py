@@ -40,8 +40,7 @@ class NodeFile:
         try:
             self._node = _NODE.validate_json(self._path.read_bytes())
         except FileNotFoundError:
-            self._node = Node(ids.new(ids.NODE))
-            self._write()
+            self._write(Node(ids.new(ids.NODE)))
 
     @property
     def node_id(self) -> str:
@@ -56,11 +55,11 @@ class NodeFile:
     def remember_term(self, term: int) -> None:
         """Remember it if it is higher than all before."""
         if term > self._node.term:
-            self._node = replace(self._node, term=term)
-            self._write()
+            self._write(replace(self._node, term=term))
 
-    def _write(self) -> None:
-        write_private(self._path, _NODE.dump_json(self._node))
+    def _write(self, node: Node) -> None:
+        write_private(self._path, _NODE.dump_json(node))
+        self._node = node
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Reconciler:
 
         """
         self._version = accepted(self._version, desired)
-        await asyncio.to_thread(self._node.remember_term, self._version.term)
+        await self._remember_term()
         wanted = {replica.replica_id: replica for replica in desired.replicas}
         for replica_id, replica in wanted.items():
             if not ids.is_id(replica_id, ids.REPLICA) or replica_id in self._leaving:
@@ -83,6 +83,12 @@ class Reconciler:
                 keeper = await self._waiting.get()
                 group.create_task(self._see_through(keeper), name=keeper.record.replica_id)
 
+    async def _remember_term(self) -> None:
+        try:
+            await asyncio.to_thread(self._node.remember_term, self._version.term)
+        except OSError as error:  # a full disk must not keep anybody from stopping replicas
+            log.error("term_not_written", error=str(error))
+
     async def _make(self, desired: DesiredReplica) -> None:
         directory = ReplicaDirectory(self._root / desired.replica_id)
         record = ReplicaRecord(
@@ -93,7 +99,6 @@ class Reconciler:
             since=uptime(),
             boot_id=self._means.boot_id,
         )
-        await asyncio.to_thread(directory.make, record)
         await self._keep(directory, record)
 
     async def _keep(self, directory: ReplicaDirectory, record: ReplicaRecord) -> None:
@@ -115,6 +120,10 @@ class Reconciler:
         self._leaving.add(replica_id)
         self._notice.set()
         await self._logs.finish(replica_id)
-        await asyncio.to_thread(shutil.rmtree, self._root / replica_id)
+        try:
+            await asyncio.to_thread(shutil.rmtree, self._root / replica_id)
+        except OSError as error:  # the next agent tries again
+            log.error("replica_not_removed", replica_id=replica_id, error=str(error))
+        else:
+            log.info("replica_removed", replica_id=replica_id)
         self._leaving.discard(replica_id)
-        log.info("replica_removed", replica_id=replica_id)

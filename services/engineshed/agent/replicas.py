@@ -95,11 +95,6 @@ class ReplicaDirectory:
         """Triton's model repository."""
         return self.path / "models"
 
-    def make(self, record: ReplicaRecord) -> None:
-        """Make the folder, with the record in it."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.write(record)
-
     def remove(self) -> None:
         """Remove the folder with everything in it."""
         shutil.rmtree(self.path)
@@ -112,7 +107,8 @@ class ReplicaDirectory:
             return None
 
     def write(self, record: ReplicaRecord) -> None:
-        """Replace the record, on disk when this returns."""
+        """Put the record into the folder, made if need be; it is on disk when this returns."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.path / _RECORD, _ADAPTER.dump_json(record))
 
     def spec(self) -> ReplicaSpec | None:

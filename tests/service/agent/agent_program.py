@@ -48,7 +48,7 @@ class CopyingBackend:
         if (source / "bad").exists():
             raise EngineBuildError("BAD_WEIGHTS", "the weights are bad", retryable=False)
         progress("copying", 0.5)
-        while (source / "gate").exists():  # noqa: ASYNC110 - another process removes it
+        while (source / "gate").exists():
             await asyncio.sleep(0.01)
         with (source / "builds").open("a") as file:
             file.write("built\n")

@@ -20,6 +20,7 @@ from engineshed import ids, processes
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaStatus
 from engineshed.api.replica.v1.replica_service_pb2 import ReplicaSpec, ReplicaState
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
+from engineshed.bus import Bus, ensure_streams
 from engineshed.processes import ProcessIdentity
 
 from .scripted_scheduler import ScriptedScheduler
@@ -32,7 +33,7 @@ ENDED = (Replica.STATE_STOPPED, Replica.STATE_FAILED)
 
 async def eventually(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - what it looks at tells nobody
+        while not condition():
             await asyncio.sleep(0.01)
 
 
@@ -132,16 +133,20 @@ class Host:
         assert found is not None
         return found
 
-    async def until_forgotten(self, replica: DesiredReplica) -> None:
-        """Return when neither a report nor the disk has the replica."""
+    async def until_unreported(self, replica: DesiredReplica) -> None:
+        """Return when a new report does not name the replica."""
         seen = len(self.scheduler.reports)
         await eventually(
             lambda: (
                 len(self.scheduler.reports) > seen
                 and self.scheduler.report(replica.replica_id) is None
-                and not self.folder(replica).exists()
             )
         )
+
+    async def until_forgotten(self, replica: DesiredReplica) -> None:
+        """Return when neither a report nor the disk has the replica."""
+        await self.until_unreported(replica)
+        await eventually(lambda: not self.folder(replica).exists())
 
     def end_everything(self) -> None:
         self.end_agent()
@@ -181,6 +186,15 @@ def with_goal(
     changed.goal = goal
     changed.drain_timeout.seconds = drain_seconds
     return changed
+
+
+async def make_streams(broker: Broker) -> None:
+    """Do what the catalog or the scheduler does as soon as the broker is there."""
+    bus = await Bus.connect(broker.urls["catalog"], name="catalog")
+    async with asyncio.timeout(DEADLINE):
+        await bus.wait_connected()
+    await ensure_streams(bus)
+    await bus.close()
 
 
 @pytest.fixture

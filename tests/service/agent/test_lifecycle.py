@@ -9,16 +9,11 @@ from tests.service.bus.conftest import Broker
 from engineshed import processes
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
-from engineshed.bus import Bus, ensure_streams
 
-from .conftest import ENDED, Host, a_replica, eventually, with_goal
+from .conftest import ENDED, Host, a_replica, eventually, make_streams, with_goal
 from .scripted_scheduler import ScriptedScheduler
 
-RUN, DRAIN, STOP = (
-    DesiredReplica.GOAL_RUN,
-    DesiredReplica.GOAL_DRAIN,
-    DesiredReplica.GOAL_STOP,
-)
+DRAIN, STOP = DesiredReplica.GOAL_DRAIN, DesiredReplica.GOAL_STOP
 
 
 async def test_an_agent_greets_with_what_its_host_offers(
@@ -287,7 +282,7 @@ async def test_a_replica_that_is_named_no_more_is_ended_and_forgotten(
     await host.until(ended, Replica.STATE_FAILED)
     front = host.front(replica)
 
-    await _make_streams(broker)
+    await make_streams(broker)
     host.scheduler.want()
     await host.until_forgotten(replica)
     await host.until_forgotten(ended)
@@ -305,10 +300,3 @@ async def test_two_agents_do_not_share_a_folder(host: Host) -> None:
     await eventually(lambda: host.agent is not None and host.agent.poll() is not None)
     assert host.agent.returncode != 0
     host.agent = first
-
-
-async def _make_streams(broker: Broker) -> None:
-    bus = await Bus.connect(broker.urls["catalog"], name="catalog")
-    await bus.wait_connected()
-    await ensure_streams(bus)
-    await bus.close()
