@@ -1,4 +1,4 @@
-# The commands of this project: make setup | demo | up | test | lint | bench. See CONTRIBUTING.md.
+# The commands of this project: make setup | demo | up | test | lint. See CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STATE ?= .state
 PORT ?= 8080
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo up test lint format proto bench clean
+.PHONY: help setup demo up test lint format proto clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
