@@ -17,6 +17,7 @@ from engineshed.api.catalog.v1.template_service_pb2_grpc import (
     add_TemplateServiceServicer_to_server,
 )
 from engineshed.api.catalog.v1.token_service_pb2_grpc import add_TokenServiceServicer_to_server
+from engineshed.api.events.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from engineshed.auth import ServiceTokens
 from engineshed.bus import Bus, EventPublisher, ensure_streams
 from engineshed.catalog import bootstrap
@@ -25,6 +26,7 @@ from engineshed.catalog.artifacts import ArtifactStore
 from engineshed.catalog.authentication import StoreAuthenticator
 from engineshed.catalog.checkpoint_service import CheckpointServicer
 from engineshed.catalog.domain.errors import CheckpointInvalidError
+from engineshed.catalog.event_service import EventServicer
 from engineshed.catalog.grants import GrantPublisher
 from engineshed.catalog.hold_service import HoldServicer
 from engineshed.catalog.organization_service import OrganizationServicer
@@ -92,6 +94,7 @@ async def _serve(
     server.add(add_CheckpointServiceServicer_to_server, checkpoints)
     server.add(add_HoldServiceServicer_to_server, HoldServicer(store))
     server.add(add_TemplateServiceServicer_to_server, TemplateServicer(templates))
+    server.add(add_EventServiceServicer_to_server, EventServicer(store.events))
     log.info("ready", address=await server.start())
     try:
         await supervise(

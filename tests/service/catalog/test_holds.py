@@ -1,5 +1,6 @@
 """Bytes stay while somebody reads them, and go by themselves afterwards."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from engineshed.api.catalog.v1.hold_service_pb2 import (
     DeleteHoldRequest,
     ListHoldsRequest,
 )
+from engineshed.api.events.v1.event_service_pb2 import ReadEventsRequest
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import (
     Endpoint,
     GetEndpointRequest,
@@ -119,6 +121,32 @@ async def test_bytes_stay_until_the_last_hold_is_gone(
     await _release(scheduler, record, holders[1])
     await _reclaimed(admin, record)
     await eventually(lambda: not (catalog.artifacts / record.checkpoint_id).exists())
+
+
+async def test_a_hold_taken_while_deleting_is_either_refused_or_kept(
+    admin: Caller, scheduler: Caller, catalog: Catalog, model: Model
+) -> None:
+    source = model()
+
+    async def race() -> None:
+        record = await _registered(admin, source)
+        holder = ids.new(ids.ENDPOINT)
+        _, taken = await asyncio.gather(
+            _delete(admin, record), _hold(scheduler, record, holder), return_exceptions=True
+        )
+        if taken is None:
+            assert (catalog.artifacts / record.checkpoint_id / "model.safetensors").exists()
+            await _release(scheduler, record, holder)
+        await _reclaimed(admin, record)
+        request = ReadEventsRequest(stream=f"checkpoint/{record.checkpoint_id}")
+        kinds = [
+            answer.event.data.TypeName().rpartition(".")[2]
+            async for answer in admin.events.ReadEvents(request)
+        ]
+        assert kinds[-1] == "CheckpointReclaimed"
+        assert kinds.count("HoldTaken") == kinds.count("HoldReleased") == (taken is None)
+
+    await asyncio.gather(*(race() for _ in range(20)))
 
 
 async def test_a_hold_can_be_taken_while_registering(

@@ -27,6 +27,8 @@ from engineshed.api.catalog.v1.template_service_pb2 import (
     Template,
 )
 from engineshed.api.catalog.v1.token_service_pb2 import ListTokensRequest, RevokeTokenRequest
+from engineshed.api.events.v1 import event_service_pb2
+from engineshed.api.events.v1.event_service_pb2 import Event, ReadEventsRequest
 from engineshed.catalog.access import ACCESS
 
 from .conftest import Caller, Catalog, refused
@@ -106,6 +108,35 @@ async def test_a_stranger_finds_nothing(admin: Caller, stranger: Caller, model: 
     assert token.org_id not in {each.org_id for each in listed}
 
 
+async def _events(caller: Caller, **fields: Any) -> list[Event]:
+    request = ReadEventsRequest(**fields)
+    return [answer.event async for answer in caller.events.ReadEvents(request)]
+
+
+async def test_everybody_reads_the_events_of_their_own_organization(
+    admin: Caller, stranger: Caller, operator: Caller, scheduler: Caller, model: Model
+) -> None:
+    record = await admin.settled((await admin.register(model())).checkpoint_id)
+    stream = f"checkpoint/{record.checkpoint_id}"
+
+    seen = await _events(admin, stream=stream)
+
+    kinds = [event.data.TypeName().rpartition(".")[2] for event in seen]
+    assert kinds == ["CheckpointRegistrationStarted", "CheckpointRegistered"]
+    assert [event.version for event in seen] == [1, 2]
+    assert seen[0].actor.startswith("tok_")
+    assert seen[1].actor == "catalog"
+    assert {event.org_id for event in await _events(admin)} == {record.org_id}
+    assert await _events(stranger, stream=stream) == []
+    with refused("PERMISSION_DENIED"):
+        await _events(stranger, org_id=record.org_id)
+    for caller in (operator, scheduler):
+        assert await _events(caller, stream=stream) == seen
+        assert await _events(caller, org_id=record.org_id, types=[seen[1].data.TypeName()]) == [
+            seen[1]
+        ]
+
+
 async def test_what_does_not_exist_and_what_is_a_strangers_look_the_same(
     admin: Caller, stranger: Caller, model: Model
 ) -> None:
@@ -124,6 +155,7 @@ SERVICES = {
     service.full_name: service
     for module in (
         checkpoint_service_pb2,
+        event_service_pb2,
         hold_service_pb2,
         organization_service_pb2,
         template_service_pb2,
@@ -139,7 +171,7 @@ METHODS = [
 
 
 def test_every_method_has_an_entry_in_the_access_table() -> None:
-    assert set(METHODS) <= set(ACCESS)
+    assert set(METHODS) == set(ACCESS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -148,6 +180,7 @@ async def test_no_method_answers_without_the_right_token(
 ) -> None:
     needed = ACCESS[method].scope
     others = {"inference", "endpoints:read", "artifacts:read"} - {needed}
+    streams = "EventService" in method
     callers = {
         "": grpc.StatusCode.UNAUTHENTICATED,
         "es_unknown": grpc.StatusCode.UNAUTHENTICATED,
@@ -155,11 +188,16 @@ async def test_no_method_answers_without_the_right_token(
     }
     for secret, code in callers.items():
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await _call(call(catalog, secret), method)
+            await _call(call(catalog, secret), method, streams=streams)
         assert raised.value.code() == code
 
 
-async def _call(caller: Caller, method: str) -> Any:
+async def _call(caller: Caller, method: str, *, streams: bool) -> None:
     """Call a method with an empty request."""
-    raw: Any = caller.channel.unary_unary(method)
-    return await raw(b"")
+    if streams:
+        stream: Any = caller.channel.unary_stream(method)
+        async for _ in stream(b""):
+            pass
+    else:
+        raw: Any = caller.channel.unary_unary(method)
+        await raw(b"")
