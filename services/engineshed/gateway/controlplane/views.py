@@ -7,16 +7,21 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engineshed.api.catalog.v1 import events_pb2 as catalog_events
 from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
 from engineshed.api.catalog.v1.organization_service_pb2 import Organization
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.catalog.v1.token_service_pb2 import Token
 from engineshed.api.events.v1.event_service_pb2 import Event
+from engineshed.api.scheduler.v1 import events_pb2 as scheduler_events
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Endpoint, Replica
 from engineshed.api.scheduler.v1.node_service_pb2 import Node
 from engineshed.bus import StoredLine
 
 Json = dict[str, Any]
+
+# Events come packed in Any; these files make their types known.
+EVENT_FILES = (catalog_events.DESCRIPTOR, scheduler_events.DESCRIPTOR)
 
 
 def time(message: Message, field: str) -> str | None:
