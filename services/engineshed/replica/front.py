@@ -138,22 +138,32 @@ class Front:
 
     async def _load(self) -> tuple[TritonServer, Tokenizer]:
         """Start Triton with the engine, and load the tokenizer meanwhile."""
+        triton = asyncio.create_task(self._load_triton())
         tokenizer = asyncio.create_task(self._load_tokenizer())
+        both = {triton, tokenizer}
         try:
-            self._status.progress(0.05, "starting Triton")
-            self._triton = await TritonServer.start(
-                Path(self._spec.model_repository),
-                Path(self._spec.triton_directory),
-                self._directory / LOG_NAME,
-                self._spec.threads,
-            )
-            self._status.change(triton_pid=self._triton.pid)
-            self._status.progress(0.2, "loading the engine")
-            await self._triton.load()
-            return self._triton, await tokenizer
+            await asyncio.wait(both, return_when=asyncio.FIRST_EXCEPTION)
+            for task in both:
+                if task.done():
+                    task.result()
+            return triton.result(), tokenizer.result()
         finally:
-            tokenizer.cancel()
-            await asyncio.gather(tokenizer, return_exceptions=True)
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    async def _load_triton(self) -> TritonServer:
+        self._status.progress(0.05, "starting Triton")
+        self._triton = await TritonServer.start(
+            Path(self._spec.model_repository),
+            Path(self._spec.triton_directory),
+            self._directory / LOG_NAME,
+            self._spec.threads,
+        )
+        self._status.change(triton_pid=self._triton.pid)
+        self._status.progress(0.2, "loading the engine")
+        await self._triton.load()
+        return self._triton
 
     async def _load_tokenizer(self) -> Tokenizer:
         if not self._manifest.tokenizer:

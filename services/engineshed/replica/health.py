@@ -18,6 +18,9 @@ from engineshed.replica.serving import Serving
 
 CANARY: Final = Generation(prompt=(0,), max_tokens=1)
 
+_PAUSE_SECONDS: Final = 0.5
+"""Between two canaries."""
+
 log = structlog.get_logger()
 
 
@@ -89,7 +92,7 @@ class EngineWatch:
                 return
             if self._serving.responses != before:
                 return  # it was slow to come to the canary, but it answers others
-            await asyncio.sleep(1)
+            await asyncio.sleep(_PAUSE_SECONDS)
         raise ReplicaFailedError(
             "TRITON_UNRESPONSIVE",
             f"the engine failed {len(failures)} test requests in a row: {failures[-1]}",

@@ -1,14 +1,14 @@
 """The Triton server that a replica owns: started, watched, ended."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import structlog
 
-from engineshed.processes import identify, terminate
+from engineshed.processes import ProcessIdentity, family, identify, kill_family, terminate
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.triton.control import ModelLoadError, load_model, wait_until_live
 from engineshed.triton.engine import MODEL_NAME
@@ -24,6 +24,7 @@ _STOP_SECONDS: Final = 4.0
 _ATTEMPTS: Final = 3
 """Starts, since another process may take a port that was free a moment ago."""
 _EVIDENCE_BYTES: Final = 2000
+_SHARED_MEMORY: Final = "/dev/shm/triton_python_backend_shm_region"  # noqa: S108 - Triton's name
 
 log = structlog.get_logger()
 
@@ -33,6 +34,9 @@ class TritonServer:
 
     def __init__(self, process: asyncio.subprocess.Process, command: Command, log: Path) -> None:
         self._process = process
+        self._identity = identify(process.pid)
+        self._family: frozenset[ProcessIdentity] = frozenset()
+        self._shared_memory: frozenset[Path] = frozenset()
         self._log = log
         self.ports = command.ports
         self.pid = process.pid
@@ -113,6 +117,9 @@ class TritonServer:
             raise ReplicaFailedError(
                 "ENGINE_LOAD_TIMEOUT", f"the engine is not loaded after {_LOAD_SECONDS:.0f} s"
             ) from error
+        # When Triton is killed, what it started may outlive it, and its shared memory does.
+        self._family = await asyncio.to_thread(family, self._identity)
+        self._shared_memory = await asyncio.to_thread(_shared_memory_of, self._family)
 
     async def unless_it_ends(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, unless the server ends meanwhile.
@@ -153,8 +160,11 @@ class TritonServer:
     async def stop(self) -> None:
         """End it and all that it started."""
         if self._process.returncode is None:
-            await terminate(identify(self.pid), _STOP_SECONDS)
+            await terminate(self._identity, _STOP_SECONDS)
         await self._process.wait()
+        await kill_family(self._identity, also=self._family)
+        for region in self._shared_memory:
+            region.unlink(missing_ok=True)
 
     def _died(self) -> ReplicaFailedError:
         status = self._process.returncode
@@ -169,3 +179,15 @@ def _tail(log_file: Path) -> str:
         size = file.seek(0, 2)
         file.seek(max(0, size - _EVIDENCE_BYTES))
         return file.read().decode(errors="replace").strip()
+
+
+def _shared_memory_of(processes: Iterable[ProcessIdentity]) -> frozenset[Path]:
+    """Return the files of shared memory that Triton made for its Python back end."""
+    found = set()
+    for process in processes:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        found |= {line.split()[-1] for line in maps.splitlines() if _SHARED_MEMORY in line}
+    return frozenset(map(Path, found))

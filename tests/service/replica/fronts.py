@@ -155,7 +155,7 @@ class Front:
 
     async def reaches(self, *phases: "Phase.ValueType") -> ReplicaState:
         async with asyncio.timeout(DEADLINE):
-            while self.state.phase not in phases:  # noqa: ASYNC110 - a file tells nobody
+            while self.state.phase not in phases:
                 await asyncio.sleep(0.02)
         return self.state
 
@@ -216,6 +216,16 @@ class Front:
             assert response.status == 200, await response.text()
             return [event async for event in events(response)]
 
+    @asynccontextmanager
+    async def streaming(self, prompt: Any, **fields: Any) -> AsyncIterator[AsyncIterator[Any]]:
+        """The events of a streamed completion that has begun: the first one is past."""
+        body = {"prompt": prompt, "stream": True, **fields}
+        async with self.post("/v1/completions", body) as response:
+            assert response.status == 200, await response.text()
+            stream = events(response)
+            await anext(stream)
+            yield stream
+
     async def refusal(self, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
         """The status and the error of a request that is refused."""
         async with self.post(path, body, **kwargs) as response:
@@ -231,13 +241,13 @@ class Front:
         """Return when exactly so many requests are in flight."""
         async with asyncio.timeout(DEADLINE):
             name = "engineshed_replica_requests_in_flight"
-            while await self.metric(name) != count:  # noqa: ASYNC110 - it is another process
+            while await self.metric(name) != count:
                 await asyncio.sleep(0.01)
 
     @asynccontextmanager
-    async def control(self, secret: str = SECRET) -> AsyncIterator[ReplicaServiceStub]:
+    async def control(self, secret: str = SECRET) -> AsyncIterator[Any]:
         async with grpc.aio.insecure_channel(self.state.control_address) as channel:
-            yield Authorized(ReplicaServiceStub(channel), secret)  # type: ignore[misc]  # as if it were
+            yield Authorized(ReplicaServiceStub(channel), secret)
 
 
 class Authorized:

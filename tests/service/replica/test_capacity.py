@@ -1,0 +1,118 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from .fronts import Front, text_of
+
+LONG = {"max_tokens": 300, "temperature": 0}
+
+
+def begin(front: Front, prompt: str = "x[forever][slow]", **fields: Any) -> asyncio.Task[Any]:
+    """A long request, in the background."""
+    return asyncio.create_task(front.complete(prompt, **{**LONG, **fields}))
+
+
+async def leave(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_exceeds_the_limit_is_refused_and_disturbs_nobody(front: Front) -> None:
+    admitted = [begin(front, f"{number}[forever][slow]", max_tokens=60) for number in range(8)]
+    await front.in_flight(8)
+
+    async with front.post("/v1/completions", {"prompt": "one more"}) as response:
+        error = (await response.json())["error"]
+    assert response.status == 503
+    assert response.headers["retry-after"] == "1"
+    assert (error["code"], error["type"]) == ("overloaded", "service_unavailable_error")
+
+    bodies = await asyncio.gather(*admitted)
+    for number, body in enumerate(bodies):
+        assert body["choices"][0]["text"].startswith(f"{number}[forever]")
+        assert body["usage"]["completion_tokens"] == 60
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes_away_frees_its_place_at_once(front: Front, stream: bool) -> None:
+    hanging = [begin(front, "[hang]", stream=stream) for _ in range(8)]
+    await front.in_flight(8)
+
+    await leave(*hanging)
+    await front.in_flight(0)
+
+    # The engine works on four at once, so it stopped working on those that left.
+    body = await front.complete("hello", temperature=0)
+    assert body["choices"][0]["text"] == "hello"
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_stream_stops_it(front: Front) -> None:
+    async with front.streaming("x[forever][slow]", n=4, **LONG):
+        await front.in_flight(1)
+    await front.in_flight(0)
+
+
+async def test_sequences_beyond_the_engines_limit_wait_and_are_never_rejected(
+    front: Front,
+) -> None:
+    body = await front.complete(["a", "b", "c"], n=8, temperature=0, max_tokens=9)
+
+    assert [choice["text"] for choice in body["choices"]] == ["a"] * 8 + ["b"] * 8 + ["c"] * 8
+
+
+async def test_an_error_before_the_first_byte_has_a_status(front: Front) -> None:
+    status, error = await front.refusal(
+        "/v1/completions", {"prompt": "[fail]", "stream": True, "temperature": 0}
+    )
+
+    assert status == 500
+    assert (error["code"], error["type"]) == ("engine_error", "server_error")
+    assert "told to fail" not in error["message"]
+
+
+async def test_an_error_after_the_first_byte_is_an_event_and_no_clean_end(front: Front) -> None:
+    chunks = await front.stream("[break]", **LONG)
+
+    assert text_of(chunks[:-1]) == "[br"
+    assert chunks[-1]["error"]["code"] == "engine_error"
+
+
+async def test_the_count_is_exact_after_all_kinds_of_ends(front: Front) -> None:
+    admitted = await front.metric("engineshed_replica_requests_admitted_total")
+    kinds = ["a", "[fail]", "[break]", "x[forever][slow]", "[hang]"]
+    tasks = [begin(front, kind, n=n, max_tokens=40) for kind in kinds[:-1] for n in (1, 2)]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    hanging = begin(front, kinds[-1], n=2)
+    await front.in_flight(1)
+    await leave(hanging)
+
+    await front.in_flight(0)
+    now = await front.metric("engineshed_replica_requests_admitted_total")
+    assert now == admitted + 9
+
+
+async def test_health_and_models_are_shown(front: Front) -> None:
+    for path in ("/health", "/ping"):
+        async with front.get(path) as response:
+            assert (response.status, await response.json()) == (200, {"status": "ready"})
+    async with front.get("/v1/models") as response:
+        assert [model["id"] for model in (await response.json())["data"]] == ["echo-x7f3q2"]
+    async with front.get("/v1/models/echo-x7f3q2") as response:
+        assert (await response.json())["object"] == "model"
+
+
+async def test_metrics_tell_of_requests(front: Front) -> None:
+    await front.complete("hello", temperature=0)
+
+    async with front.get("/metrics") as response:
+        text = await response.text()
+    for name in (
+        "gen_ai_server_time_to_first_token_seconds_count",
+        "gen_ai_server_time_per_output_token_seconds_count",
+        "gen_ai_server_request_duration_seconds_count",
+        "gen_ai_client_token_usage_sum",
+        "engineshed_replica_requests_refused_total",
+    ):
+        assert name in text

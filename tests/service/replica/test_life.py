@@ -1,0 +1,165 @@
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+
+from engineshed.api.replica.v1.replica_service_pb2 import (
+    DrainRequest,
+    GetMetricsRequest,
+    GetStatusRequest,
+    Phase,
+)
+from engineshed.processes import wait_until_gone
+
+from .conftest import Start
+from .fronts import DEADLINE, MANIFEST, Front, few, write_echo_engine
+
+LONG = {"max_tokens": 350, "temperature": 0}
+
+
+async def test_its_agent_asks_for_status_and_metrics(front: Front) -> None:
+    async with front.control() as control:
+        status = await control.GetStatus(GetStatusRequest())
+        metrics = await control.GetMetrics(GetMetricsRequest())
+
+    assert status.state == front.state
+    assert status.state.phase == Phase.PHASE_READY
+    assert status.uptime.ToTimedelta().total_seconds() > 0
+    assert "engineshed_replica_requests_in_flight" in metrics.front
+    assert "nv_inference_request_success" in metrics.triton
+
+
+async def test_the_control_side_demands_the_secret(front: Front) -> None:
+    async with front.control("wrong") as control:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await control.GetStatus(GetStatusRequest())
+
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_draining_finishes_what_is_there_and_refuses_the_rest(start: Start) -> None:
+    front = await (await start()).ready()
+    running = asyncio.create_task(front.stream("x[forever][slow]", max_tokens=60, temperature=0))
+    await front.in_flight(1)
+
+    async with front.control() as control:
+        assert (await control.Drain(DrainRequest())).in_flight == 1
+        assert (await control.Drain(DrainRequest())).in_flight == 1
+        assert front.state.phase == Phase.PHASE_DRAINING
+        status, error = await front.refusal("/v1/completions", {"prompt": "late"})
+        assert (status, error["code"]) == (503, "draining")
+        assert (await running)[-1] is None
+        assert (await control.GetStatus(GetStatusRequest())).in_flight == 0
+
+
+async def test_told_to_stop_it_says_so_to_streams_and_leaves_nothing_behind(start: Start) -> None:
+    front = await (await start()).ready()
+    family = front.family()
+    waiting = asyncio.create_task(front.refusal("/v1/completions", {"prompt": "[hang]", **LONG}))
+    async with front.streaming("x[forever][slow]", **LONG) as stream:
+        await front.in_flight(2)
+        front.process.send_signal(signal.SIGTERM)
+        *_, last = [event async for event in stream]
+
+    assert last["error"]["code"] == "engine_unavailable"
+    assert (await waiting)[0] == 503
+    assert await front.exits() == 0
+    assert front.state.phase == Phase.PHASE_STOPPED
+    assert await wait_until_gone(family, DEADLINE)
+
+
+async def test_when_triton_dies_it_tells_and_ends(start: Start) -> None:
+    front = await (await start()).ready()
+    family = front.family()
+    async with front.streaming("x[forever][slow]", **LONG) as stream:
+        front.signal_triton(signal.SIGKILL)
+        *_, last = [event async for event in stream]
+
+    assert last["error"]["code"] == "engine_unavailable"
+    assert await front.exits() == 1
+    assert (front.state.phase, front.state.code) == (Phase.PHASE_FAILED, "TRITON_DIED")
+    assert front.state.retryable
+    assert await wait_until_gone(family, DEADLINE)
+
+
+async def test_when_it_is_killed_its_triton_dies_with_it(start: Start) -> None:
+    front = await (await start()).ready()
+    family = front.family()
+    assert len(family) >= 3  # the front, Triton, and Triton's stub
+
+    front.process.send_signal(signal.SIGKILL)
+
+    assert await wait_until_gone(family, DEADLINE)
+
+
+async def test_when_the_engine_ends_beneath_a_living_triton_it_notices(start: Start) -> None:
+    front = await (await start()).ready()
+
+    status, _ = await front.refusal("/v1/completions", {"prompt": "[die]", "temperature": 0})
+
+    assert status == 500
+    assert await front.exits() == 1
+    assert (front.state.phase, front.state.code) == (Phase.PHASE_FAILED, "TRITON_UNRESPONSIVE")
+
+
+async def test_an_engine_that_cannot_be_loaded_fails_with_tritons_reason(
+    start: Start, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("broken")
+    front = await start(write_echo_engine(folder, load_error="no such weights"))
+
+    state = await front.reaches(Phase.PHASE_FAILED)
+    assert state.code == "ENGINE_LOAD_FAILED"
+    assert "no such weights" in state.reason
+    assert await front.exits() == 1
+
+
+async def test_an_engine_without_a_tokenizer_fails_for_good(
+    start: Start, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("mute")
+    front = await start(write_echo_engine(folder, few(MANIFEST, tokenizer="")))
+
+    state = await front.reaches(Phase.PHASE_FAILED)
+    assert (state.code, state.retryable) == ("NO_TOKENIZER", False)
+
+
+async def test_a_damaged_tokenizer_fails_for_good(
+    start: Start, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    engine, repository = write_echo_engine(tmp_path_factory.mktemp("damaged"))
+    (engine / "tokenizer" / "tokenizer.json").write_text("{}")
+    front = await start((engine, repository))
+
+    state = await front.reaches(Phase.PHASE_FAILED)
+    assert (state.code, state.retryable) == ("TOKENIZER_INVALID", False)
+
+
+async def test_without_an_engine_it_fails(start: Start, tmp_path: Path) -> None:
+    front = await start((tmp_path / "nowhere", tmp_path))
+
+    assert await front.exits() == 1
+    assert front.state.code == "ENGINE_INVALID"
+
+
+async def test_while_it_loads_it_answers_and_can_be_stopped(start: Start) -> None:
+    front = await start()
+    async with asyncio.timeout(DEADLINE):
+        while not front.state.triton_pid:
+            await asyncio.sleep(0.01)
+    os.kill(front.state.triton_pid, signal.SIGSTOP)
+    family = front.family()
+
+    assert front.state.phase == Phase.PHASE_LOADING
+    status, error = await front.refusal("/v1/completions", {"prompt": "a"})
+    assert (status, error["code"]) == (503, "loading")
+    async with front.control() as control:
+        assert (await control.GetStatus(GetStatusRequest())).state.phase == Phase.PHASE_LOADING
+
+    front.process.send_signal(signal.SIGTERM)
+    assert await front.exits() == 0
+    assert front.state.phase == Phase.PHASE_STOPPED
+    assert await wait_until_gone(family, DEADLINE)
