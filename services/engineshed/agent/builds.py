@@ -90,9 +90,10 @@ class Builds:
             cold = cold or stage != "verifying"
             build.tell(stage, fraction, cold)
 
-        build = _Build(
-            asyncio.create_task(self._build(backend, request, progress, build_log)), build_log
-        )
+        task = asyncio.create_task(self._build(backend, request, progress, build_log))
+        build = _Build(task, build_log)
+        if cold:
+            build.tell("starting", 0.0, True)
         return build
 
     async def _build(

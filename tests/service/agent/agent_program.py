@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from engineshed.agent.__main__ import serve
 from engineshed.agent.engines.files import hash_file
 from engineshed.agent.engines.interface import (
     BuildRequest,
@@ -18,6 +17,7 @@ from engineshed.agent.engines.interface import (
     Probe,
     Progress,
 )
+from engineshed.agent.process import serve
 from engineshed.agent.settings import AgentSettings
 from engineshed.runtime import configure_logging, run
 from engineshed.triton.engine import EngineFile, EngineManifest

@@ -90,16 +90,27 @@ class Host:
         return [line for line in lines if line.get("event") == event]
 
     def checkpoint(self, *, bad: bool = False, gate: bool = False) -> Checkpoint:
-        location = f"checkpoints/{ids.new(ids.CHECKPOINT)}"
-        folder = self.state_dir / "artifacts" / location
+        folder = self.state_dir / "artifacts" / "checkpoints" / ids.new(ids.CHECKPOINT)
         folder.mkdir(parents=True)
-        weights = os.urandom(16)
-        (folder / "weights").write_bytes(weights)
-        line = {"path": "weights", "sha256": sha256(weights).hexdigest(), "size_bytes": 16}
-        manifest = json.dumps([line], separators=(",", ":")).encode()
-        (folder / "manifest.json").write_bytes(manifest)
+        (folder / "weights").write_bytes(os.urandom(16))
+        registered = self.register(folder)
         for name in [*(["bad"] if bad else []), *(["gate"] if gate else [])]:
             (folder / name).touch()
+        return registered
+
+    def register(self, folder: Path) -> Checkpoint:
+        """Do what the catalog does with a folder in the artifact store."""
+        lines = [
+            {
+                "path": path.name,
+                "sha256": sha256(path.read_bytes()).hexdigest(),
+                "size_bytes": path.stat().st_size,
+            }
+            for path in sorted(folder.iterdir())
+        ]
+        manifest = json.dumps(lines, separators=(",", ":")).encode()
+        (folder / "manifest.json").write_bytes(manifest)
+        location = str(folder.relative_to(self.state_dir / "artifacts"))
         return Checkpoint(folder, location, "sha256:" + sha256(manifest).hexdigest())
 
     def folder(self, replica: DesiredReplica) -> Path:

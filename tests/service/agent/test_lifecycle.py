@@ -2,6 +2,8 @@
 
 import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 from tests.service.bus.conftest import Broker
@@ -300,3 +302,12 @@ async def test_two_agents_do_not_share_a_folder(host: Host) -> None:
     await eventually(lambda: host.agent is not None and host.agent.poll() is not None)
     assert host.agent.returncode != 0
     host.agent = first
+
+
+def test_the_agent_loads_no_model_library() -> None:
+    models = "{'torch', 'transformers', 'numpy', 'tokenizers'}"
+    program = f"import sys, engineshed.agent.process; print(*sys.modules.keys() & {models})"
+
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+    assert loaded.stdout.split() == []

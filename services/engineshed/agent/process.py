@@ -1,0 +1,113 @@
+"""The agent, put together from its parts."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from engineshed import processes
+from engineshed.agent.builds import Builds
+from engineshed.agent.connection import SchedulerConnection
+from engineshed.agent.engines.interface import EngineBackend
+from engineshed.agent.engines.torch.backend import TorchBackend
+from engineshed.agent.fetch import ArtifactStore
+from engineshed.agent.inventory import Inventory, take_inventory
+from engineshed.agent.keeper import Means
+from engineshed.agent.logs import LogShipper
+from engineshed.agent.node import NodeFile, sole_agent
+from engineshed.agent.preparation import Workshop
+from engineshed.agent.reconciler import Reconciler
+from engineshed.agent.replicas import FRONT
+from engineshed.agent.settings import AgentSettings
+from engineshed.api.agent.v1.agent_service_pb2 import Hello
+from engineshed.bus import Bus
+from engineshed.rpc import open_channel
+from engineshed.runtime import supervise
+
+log = structlog.get_logger()
+
+
+async def serve(
+    settings: AgentSettings,
+    stop: asyncio.Event,
+    front: Sequence[str] = FRONT,
+    backends: Mapping[str, EngineBackend] | None = None,
+) -> None:
+    """Run the agent until `stop` is set. Replicas go on running, builds end.
+
+    Args:
+        settings: what it was told.
+        stop: ends it.
+        front: the program of a replica's front.
+        backends: the engine back ends; None: those of this release that can run here.
+
+    Raises:
+        AgentRunningError: another agent works in the same folder.
+
+    """
+    os.umask(0o077)  # everything below the state directory is its owner's alone
+    inventory = take_inventory(settings)
+    if backends is None:
+        backends = await asyncio.to_thread(_available, [TorchBackend()])
+    with sole_agent(settings.folder):
+        node = NodeFile(settings.folder)
+        builds = Builds(settings.folder / "engines", settings.folder / "builds")
+        await asyncio.to_thread(builds.sweep)
+        bus = await Bus.connect(settings.nats_url, name="agent")
+        logs = LogShipper(bus)
+        means = Means(
+            workshop=_workshop(settings, inventory, builds, backends),
+            front=front,
+            boot_id=processes.boot_id(),
+        )
+        reconciler = Reconciler(settings.folder / "replicas", means, node, logs)
+        await reconciler.adopt()
+        channel = open_channel(settings.scheduler_address, settings.service_token(), "agent")
+        hello = Hello(
+            node_id=node.node_id,
+            inventory=inventory.message(list(backends)),
+            boot_id=means.boot_id,
+        )
+        connection = SchedulerConnection(channel, hello, reconciler)
+
+        async def report() -> None:
+            # The scheduler must not hear that a replica is gone that was merely not found yet.
+            await reconciler.wait_settled()
+            log.info("ready", node_id=node.node_id, gpus=inventory.gpu_count)
+            await connection.run()
+
+        try:
+            loops = {"replicas": reconciler.run(), "scheduler": report(), "logs": logs.run()}
+            await supervise(stop, loops)
+        finally:
+            await channel.close()
+            await bus.close()
+
+
+def _workshop(
+    settings: AgentSettings,
+    inventory: Inventory,
+    builds: Builds,
+    backends: Mapping[str, EngineBackend],
+) -> Workshop:
+    return Workshop(
+        inventory=inventory,
+        store=ArtifactStore(settings.artifact_root),
+        builds=builds,
+        backends=backends,
+        triton=settings.folder / "triton",
+        replica_host=settings.replica_host,
+        log_level=settings.log_level,
+    )
+
+
+def _available(backends: Sequence[EngineBackend]) -> dict[str, EngineBackend]:
+    found = {}
+    for backend in backends:
+        probe = backend.probe()
+        if probe.available:
+            found[backend.name] = backend
+        else:
+            log.warning("backend_unavailable", backend=backend.name, reason=probe.reason)
+    return found
