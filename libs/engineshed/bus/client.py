@@ -30,7 +30,7 @@ from engineshed.bus.errors import BusUnavailableError
 # Seconds.
 CALL_DEADLINE: Final = 5.0
 CONNECT_DEADLINE: Final = 3.0
-CLOSE_DEADLINE: Final = 3.0
+CLOSE_DEADLINE: Final = 2.0
 HEARTBEAT: Final = 5.0  # a stopped broker is noticed after this and CALL_DEADLINE
 CANCEL_AGAIN: Final = CLOSE_DEADLINE + 1
 RETRY_FIRST: Final = 0.1
@@ -193,7 +193,7 @@ class Bus:
                 if failures == 1:
                     log.warning("bus.unreachable", servers=self._servers, error=repr(error))
             finally:
-                await _end(client)
+                await _end(client, flush=self._closing)
             if not self._closing:
                 pause = min(RETRY_LONGEST, RETRY_FIRST * 2 ** min(failures, 10))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
@@ -293,12 +293,23 @@ async def _stop(*tasks: asyncio.Task[Any]) -> None:
         await asyncio.wait(running, timeout=CANCEL_AGAIN)
 
 
-async def _end(client: Client) -> None:
-    """Flush and close; a peer that reads no more cannot hold us for longer than the deadline."""
+async def _end(client: Client, *, flush: bool) -> None:
+    """Close, after a flush if it is worth one; each may take CLOSE_DEADLINE at most."""
+    if flush and client.is_connected:
+        await _in_time(client.rtt())
+    if not await _in_time(client.close()):
+        # The peer reads no more, so the library waits for ever to send what is still to be sent.
+        transport: Any = client._transport  # noqa: SLF001 - it has no other way to let go
+        if transport is not None:
+            transport.close()
+
+
+async def _in_time(work: Coroutine[object, object, object]) -> bool:
     try:
         async with asyncio.timeout(CLOSE_DEADLINE):
-            if client.is_connected:
-                await client.rtt()
-            await client.close()
+            await work
+    except TimeoutError:
+        return False
     except (*NO_ANSWER, NatsError) as error:
         log.debug("bus.close_failed", error=repr(error))
+    return True

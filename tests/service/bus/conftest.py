@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import itertools
+import json
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ from nats.js import JetStreamContext
 
 from engineshed.api.scheduler.v1.events_pb2 import EndpointCreated
 from engineshed.bus import Bus
-from engineshed.bus.embedded import command, write_config
+from engineshed.bus.embedded import command, config_path, write_config
 from engineshed.eventstore import Metadata, RecordedEvent
 
 DEADLINE = 20.0
@@ -47,8 +48,16 @@ class Broker:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.port = a_free_port()
-        self.urls = write_config(state_dir, self.port).urls
+        self.urls = {**write_config(state_dir, self.port).urls, "admin": self._add_admin()}
         self._process: subprocess.Popen[bytes] | None = None
+
+    def _add_admin(self) -> str:
+        """Add a user who may do what no service may: break things."""
+        path = config_path(self.state_dir)
+        config = json.loads(path.read_text())
+        config["authorization"]["users"].append({"user": "admin", "password": "admin"})
+        path.write_text(json.dumps(config))
+        return f"nats://admin:admin@127.0.0.1:{self.port}"
 
     async def start(self) -> None:
         log = (self.state_dir / "nats-server.log").open("ab")

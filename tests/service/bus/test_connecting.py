@@ -35,23 +35,9 @@ async def test_a_call_without_a_connection_is_refused_at_once(connect: Connect) 
         await ensure_streams(bus)
 
 
-async def test_a_killed_broker_that_comes_back_is_found_again(
-    broker: Broker, connect: Connect
-) -> None:
-    bus = await connect("scheduler")
-    bus.on_connect(lambda: ensure_streams(bus))
-    await eventually(lambda: bus.connected)
-
-    broker.kill()
-    await eventually(lambda: not bus.connected)
-    await broker.start()
-    await eventually(lambda: bus.connected)
-
-    assert await stream_names(bus) == ["ENGINESHED_EVENTS"]
-
-
-async def test_a_broker_without_its_store_gets_its_streams_back(
-    broker: Broker, connect: Connect
+@pytest.mark.parametrize("wiped", [False, True])
+async def test_a_killed_broker_is_found_again_and_has_its_streams(
+    broker: Broker, connect: Connect, wiped: bool
 ) -> None:
     bus = await connect("scheduler")
     done = 0
@@ -63,7 +49,11 @@ async def test_a_broker_without_its_store_gets_its_streams_back(
 
     bus.on_connect(ensure)
     await eventually(lambda: done == 1)
-    await broker.restart(wiped=True)
+    broker.kill()
+    await eventually(lambda: not bus.connected)
+    if wiped:
+        broker.wipe()
+    await broker.start()
     await eventually(lambda: done == 2)
 
     assert await stream_names(bus) == ["ENGINESHED_EVENTS"]

@@ -184,3 +184,22 @@ async def test_consuming_begins_when_the_stream_comes_to_be(
     await publisher.publish(an_event())
 
     await eventually(lambda: seen.events)
+
+
+async def test_a_consumer_that_was_deleted_is_made_anew(
+    publisher: EventPublisher, catalog: Bus, connect: Connect, background
+) -> None:
+    seen = Seen()
+    background(consume(catalog, "catalog", ENDPOINTS, seen))
+    one, two = an_event(), an_event()
+    await publisher.publish(one)
+    await eventually(lambda: one.position in seen.positions)
+    admin = await connect("admin")
+    await eventually(lambda: admin.connected)
+
+    await admin.call(
+        lambda js: js.delete_consumer("ENGINESHED_EVENTS", catalog.durable_name("catalog"))
+    )
+    await publisher.publish(two)
+
+    await eventually(lambda: two.position in seen.positions)

@@ -232,6 +232,8 @@ def test_secrets_are_readable_by_their_owner_alone_and_stand_in_no_configuration
 
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     assert len(files) == len(USERS) + 2
+    folders = [tmp_path / "credentials", tmp_path / "nats"]
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
     configuration = config_path(tmp_path).read_text()
     passwords = {urlsplit(url).password for url in users.urls.values()}
     assert len(passwords) == len(USERS)

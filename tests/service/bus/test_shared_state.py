@@ -15,6 +15,7 @@ from engineshed.bus import (
     KeyValueWatcher,
     StaleEntryError,
     kv,
+    reading,
 )
 
 from .conftest import Broker, Connect, eventually
@@ -297,6 +298,48 @@ async def test_a_damaged_copy_is_passed_over(
     background(watcher.run())
 
     await eventually(lambda: "a" in watcher.entries)
+
+
+async def test_a_bucket_that_was_deleted_is_watched_again_when_it_is_back(
+    broker: Broker,
+    scheduler: Bus,
+    gateway: Bus,
+    connect: Connect,
+    background,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kv, "REWRITE_INTERVAL", 0.1)
+    routes = Routes(scheduler, a_route("a"))
+    watcher = KeyValueWatcher(gateway, ROUTES)
+    background(routes.owner.run())
+    background(watcher.run())
+    await eventually(lambda: "a" in watcher.entries)
+    admin = await connect("admin")
+    await eventually(lambda: admin.connected)
+
+    await admin.call(lambda js: js.delete_key_value(ROUTES.name))
+    routes.known["b"] = a_route("b")
+
+    await eventually(lambda: "b" in watcher.entries)
+    assert "a" in watcher.entries
+
+
+async def test_a_quiet_bucket_is_confirmed_again_and_again(
+    broker: Broker, scheduler: Bus, gateway: Bus, background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "IDLE", 0.1)
+    background(Routes(scheduler, a_route("a")).owner.run())
+    watcher = KeyValueWatcher(gateway, ROUTES)
+    background(watcher.run())
+    await eventually(lambda: "a" in watcher.entries)
+
+    times: set[float | None] = set()
+
+    def confirmed_three_times() -> bool:
+        times.add(watcher.confirmed_at)
+        return len(times) == 3
+
+    await eventually(confirmed_three_times)
 
 
 async def test_a_key_that_would_be_several_subjects_is_refused(scheduler: Bus) -> None:
