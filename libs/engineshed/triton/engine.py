@@ -16,7 +16,7 @@ FILE_NAME: Final = "engine.json"
 MODEL_NAME: Final = "tensorrt_llm"
 """The name under which every engine is loaded in Triton, as in NVIDIA's back end."""
 
-Generation = Literal["continuous", "sequential"]
+Decoding = Literal["continuous", "sequential", "exclusive"]
 
 
 class EngineManifestError(ValueError):
@@ -57,8 +57,11 @@ class EngineManifest:
     """The most requests it works on at once; those beyond are turned away."""
     eos_token_ids: tuple[int, ...]
     """The tokens that end an answer; empty when the checkpoint names none."""
-    generation: Generation
-    """`continuous`: requests share each step. `sequential`: a loop for each, taking turns."""
+    hardware: str
+    """What it was built for and runs on: a GPU's product name, or `cpu`."""
+    decoding: Decoding
+    """`continuous`: requests share each step. `sequential`: each has its own, taking turns.
+    `exclusive`: one request after the other."""
     attention: str
     """How attention is computed, e.g. `sdpa`, `flash_attention_2`."""
     tokenizer: str

@@ -13,7 +13,7 @@ from engineshed.triton.installation import Installation
 
 _LOOPBACK: Final = "127.0.0.1"
 _PASSED_ON: Final = "ENGINESHED_TORCH_"
-"""Settings for the engine. All others of ours stay out of it: some are credentials."""
+_THREAD_VARIABLES: Final = ("ENGINESHED_TORCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _LEASH: Final = Path(__file__).with_name("leash.py")
 
 
@@ -89,7 +89,8 @@ def server_command(
         "--log-format=ISO8601",
         "--disable-auto-complete-config",
     )
-    return Command(on_a_leash(server), _environment(installation, threads, env or {}), ports)
+    environment = _add_paths(engine_environment(threads=threads), installation)
+    return Command(on_a_leash(server), environment | dict(env or {}), ports)
 
 
 def on_a_leash(argv: Sequence[str]) -> tuple[str, ...]:
@@ -101,23 +102,22 @@ def on_a_leash(argv: Sequence[str]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *argv)
 
 
-def _environment(
-    installation: Installation, threads: int | None, added: Mapping[str, str]
-) -> dict[str, str]:
+def engine_environment(*, threads: int | None = None) -> dict[str, str]:
+    """Return this process's environment as far as a process that runs a model may have it.
+
+    Our own settings stay out of it, for some are credentials; nothing is fetched from outside.
+
+    Args:
+        threads: how many threads it computes with on a CPU; None leaves it to the libraries.
+
+    """
     env = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("ENGINESHED_") or name.startswith(_PASSED_ON)
     }
-    # The stub embeds the interpreter that it finds first, and with it that one's packages.
-    env["PATH"] = os.pathsep.join([str(Path(sys.prefix) / "bin"), env.get("PATH", os.defpath)])
-    libraries = [str(folder) for folder in installation.libraries]
-    if inherited := env.get("LD_LIBRARY_PATH"):
-        libraries.append(inherited)
-    if libraries:
-        env["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
     env |= {
-        "HF_HUB_OFFLINE": "1",  # whatever a checkpoint refers to, nothing is fetched
+        "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -125,7 +125,14 @@ def _environment(
     }
     if threads is not None:
         env |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    return env | dict(added)
+    return env
 
 
-_THREAD_VARIABLES: Final = ("ENGINESHED_TORCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+def _add_paths(env: dict[str, str], installation: Installation) -> dict[str, str]:
+    # The stub embeds the interpreter that it finds first, and with it that one's packages.
+    paths = {"PATH": [Path(sys.prefix) / "bin"], "LD_LIBRARY_PATH": installation.libraries}
+    added = {
+        name: os.pathsep.join([*map(str, first), *filter(None, [env.get(name)])])
+        for name, first in paths.items()
+    }
+    return env | {name: value for name, value in added.items() if value}

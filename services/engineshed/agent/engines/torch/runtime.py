@@ -1,0 +1,91 @@
+"""The model that Triton's Python back end loads: Triton's requests in, Triton's responses out."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import structlog
+import torch
+import triton_python_backend_utils as triton  # only there in Triton's stub
+
+from engineshed.agent.engines.torch.requests import InvalidRequestError
+from engineshed.agent.engines.torch.serving import FullError, LoadedEngine
+from engineshed.triton.refusal import Refusal
+
+log = structlog.get_logger()
+
+_STATUS_BROKEN: Final = 70
+_CODES: Final = {
+    Refusal.INVALID_ARGUMENT: triton.TritonError.INVALID_ARG,
+    Refusal.UNAVAILABLE: triton.TritonError.UNAVAILABLE,
+    Refusal.INTERNAL: triton.TritonError.INTERNAL,
+}
+
+
+class TritonPythonModel:
+    """One engine. Triton calls `execute` from one thread and never waits for an answer in it."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the engine that the model's configuration names, and see that it generates."""
+        if threads := os.environ.get("ENGINESHED_TORCH_THREADS"):
+            torch.set_num_threads(int(threads))
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._engine = LoadedEngine(
+            Path(parameters["engine_directory"]["string_value"]), on_broken=_end_process
+        )
+        self._engine.warm_up()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Start on the requests; what cannot be started is answered at once."""
+        for request in requests:
+            outlet = _ResponseSender(request.get_response_sender())
+            try:
+                inputs = {each.name(): each.as_numpy() for each in request.inputs()}
+                self._engine.submit(inputs, outlet)
+            except InvalidRequestError as error:
+                outlet.refuse(Refusal.INVALID_ARGUMENT, str(error))
+            except FullError as error:
+                outlet.refuse(Refusal.UNAVAILABLE, str(error))
+
+    def finalize(self) -> None:
+        """Drop what is in flight."""
+        self._engine.close()
+
+
+class _ResponseSender:
+    """An outlet that is one of Triton's response senders."""
+
+    def __init__(self, sender: Any) -> None:  # noqa: ANN401 - Triton has no types
+        self._sender = sender
+
+    def send(self, tokens: list[int], *, final: bool) -> None:
+        flags = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        if not tokens:
+            self._sender.send(flags=flags)
+            return
+        outputs = [
+            triton.Tensor("output_ids", np.array([[tokens]], dtype=np.int32)),
+            triton.Tensor("sequence_length", np.array([[len(tokens)]], dtype=np.int32)),
+        ]
+        self._sender.send(triton.InferenceResponse(outputs), flags=flags)
+
+    def fail(self, message: str) -> None:
+        self.refuse(Refusal.INTERNAL, message)
+
+    def refuse(self, kind: Refusal, message: str) -> None:
+        """Answer with an error; its text says the kind, since over gRPC there is nothing else."""
+        error = triton.TritonError(kind.text(message), _CODES[kind])
+        self._sender.send(
+            triton.InferenceResponse(error=error), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        )
+
+    def is_cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+def _end_process() -> None:
+    """End the stub. Triton then fails the model's requests, and starts it anew for the next."""
+    log.error("engine_broken")
+    os._exit(_STATUS_BROKEN)
