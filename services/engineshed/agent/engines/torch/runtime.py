@@ -17,10 +17,10 @@ from engineshed.triton.refusal import Refusal
 log = structlog.get_logger()
 
 _STATUS_BROKEN: Final = 70
-_CODES: Final = {
-    Refusal.INVALID_ARGUMENT: triton.TritonError.INVALID_ARG,
-    Refusal.UNAVAILABLE: triton.TritonError.UNAVAILABLE,
-    Refusal.INTERNAL: triton.TritonError.INTERNAL,
+_CODES: Final = {  # by name: the stub fills its module only after the model's was imported
+    Refusal.INVALID_ARGUMENT: "INVALID_ARG",
+    Refusal.UNAVAILABLE: "UNAVAILABLE",
+    Refusal.INTERNAL: "INTERNAL",
 }
 
 
@@ -76,7 +76,7 @@ class _ResponseSender:
 
     def refuse(self, kind: Refusal, message: str) -> None:
         """Answer with an error; its text says the kind, since over gRPC there is nothing else."""
-        error = triton.TritonError(kind.text(message), _CODES[kind])
+        error = triton.TritonError(kind.text(message), getattr(triton.TritonError, _CODES[kind]))
         self._sender.send(
             triton.InferenceResponse(error=error), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         )
