@@ -71,6 +71,8 @@ class Bus:
 
     def __init__(self, url: str, *, name: str, inbox_prefix: str | None) -> None:
         parts = [urlsplit(server) for server in url.split(",")]
+        if not all(part.hostname and part.scheme for part in parts):
+            raise ValueError("a NATS URL looks like nats://user:password@host:port")
         # Given apart from the addresses, so that they stand in no address that is ever logged.
         self._user = unquote(parts[0].username or "") or None
         self._password = unquote(parts[0].password or "") or None
@@ -93,6 +95,9 @@ class Bus:
             name: how the connection shows in the broker's monitoring; the service's name.
             inbox_prefix: where replies are sent. By default `_INBOX_<user>`, since the broker lets
                 every user subscribe to its own only.
+
+        Raises:
+            ValueError: `url` is none.
 
         """
         bus = cls(url, name=name, inbox_prefix=inbox_prefix)
@@ -135,6 +140,7 @@ class Bus:
         Raises:
             BusUnavailableError: there is no connection, it was lost meanwhile, or no answer came
                 within `deadline` seconds. The request may or may not have been carried out.
+            nats.js.errors.APIError: the broker refused the request.
 
         """
         connection = self._connection
@@ -165,11 +171,14 @@ class Bus:
             await _first_of(task, connection.lost)
             failed = task.cancelled() or task.exception() is not None
             if failed and not connection.lost.done():
-                _log_failure(work, None if task.cancelled() else task.exception())
+                _log_failure(work, task)
             await asyncio.wait({connection.lost}, timeout=WORK_RETRY if failed else None)
 
     async def close(self) -> None:
-        """Send what is still to be sent and disconnect for good, within CLOSE_DEADLINE."""
+        """Send what is still to be sent and disconnect for good.
+
+        A broker that hangs holds it up for a few seconds at most.
+        """
         self._closing = True
         await _stop(*self._tasks)
 
@@ -188,7 +197,7 @@ class Bus:
                 await self._dial(connection)
                 failures = 0
                 await self._serve(connection)
-            except (*NO_ANSWER, NatsError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, dial again
                 failures += 1
                 if failures == 1:
                     log.warning("bus.unreachable", servers=self._servers, error=repr(error))
@@ -230,8 +239,7 @@ class Bus:
         heartbeat = asyncio.create_task(_heartbeat(connection.client))
         try:
             await _first_of(heartbeat, connection.lost)
-            error = None if connection.lost.done() else heartbeat.exception()
-            log.warning("bus.lost", servers=self._servers, error=repr(error) if error else None)
+            log.warning("bus.lost", servers=self._servers, error=_reason(heartbeat))
         finally:
             self._lose(connection)
 
@@ -243,13 +251,18 @@ class Bus:
             self._connection = None
 
 
-def _log_failure(work: Work, error: BaseException | None) -> None:
-    """What the broker or the bus said needs no traceback: a stream is still to be made, say."""
+def _reason(task: asyncio.Task[None]) -> str:
+    return "cancelled" if task.cancelled() else repr(task.exception())
+
+
+def _log_failure(work: Work, task: asyncio.Task[None]) -> None:
+    error = None if task.cancelled() else task.exception()
+    # What the broker or the bus said needs no traceback: a stream is still to be made, say.
     expected = error is None or isinstance(error, NatsError | BusUnavailableError)
     log.warning(
         "bus.work_failed",
         work=getattr(work, "__qualname__", repr(work)),
-        error=repr(error),
+        error=_reason(task),
         exc_info=None if expected else error,
     )
 

@@ -10,7 +10,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
-IDLE: Final = 10.0  # seconds without a message, after which the consumer is looked after
+IDLE: Final = 5.0  # seconds without a message, after which the consumer is looked after
 BATCH: Final = 64
 FORGOTTEN: Final = 30.0  # seconds after which the broker drops a reader that has gone
 

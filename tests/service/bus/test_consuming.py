@@ -4,7 +4,15 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
-from engineshed.bus import Bus, EventPublisher, ReceivedEvent, consume, ensure_streams, subject_of
+from engineshed.bus import (
+    Bus,
+    EventPublisher,
+    ReceivedEvent,
+    consume,
+    ensure_streams,
+    reading,
+    subject_of,
+)
 
 from .conftest import Broker, Connect, an_event, eventually
 
@@ -187,8 +195,13 @@ async def test_consuming_begins_when_the_stream_comes_to_be(
 
 
 async def test_a_consumer_that_was_deleted_is_made_anew(
-    publisher: EventPublisher, catalog: Bus, connect: Connect, background
+    publisher: EventPublisher,
+    catalog: Bus,
+    connect: Connect,
+    background,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(reading, "IDLE", 0.2)
     seen = Seen()
     background(consume(catalog, "catalog", ENDPOINTS, seen))
     one, two = an_event(), an_event()

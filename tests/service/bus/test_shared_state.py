@@ -145,11 +145,13 @@ async def test_a_watcher_ignores_an_earlier_entry_and_a_deletion(
         await bucket.put("a", a_route("a", term=1, generation=9).SerializeToString())
         await bucket.put("a", b"\xff no message")
         await bucket.delete("a")
+        await bucket.delete("never-there")
         await bucket.put("z", a_route("z").SerializeToString())
 
     await scheduler.call(interfere)
     await eventually(lambda: "z" in watcher.entries)
 
+    assert watcher.entries.keys() == {"a", "z"}
     assert (watcher.entries["a"].term, watcher.entries["a"].generation) == (2, 5)
 
 
@@ -309,6 +311,7 @@ async def test_a_bucket_that_was_deleted_is_watched_again_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kv, "REWRITE_INTERVAL", 0.1)
+    monkeypatch.setattr(reading, "IDLE", 0.2)
     routes = Routes(scheduler, a_route("a"))
     watcher = KeyValueWatcher(gateway, ROUTES)
     background(routes.owner.run())
