@@ -159,6 +159,11 @@ class Agents:
             if presence.heard < deadline:
                 yield node_id, presence.heard_at
 
+    def forgive(self, seconds: float) -> None:
+        """Lengthen all leases by a time in which we did not listen ourselves."""
+        for presence in self._nodes.values():
+            presence.heard += seconds
+
     def heard_since(self, moment: datetime) -> dict[str, datetime]:
         """Return the nodes that were heard after a moment, and when."""
         return {

@@ -13,8 +13,8 @@ from engineshed.scheduler.catalog_client import Catalog
 from engineshed.scheduler.domain.endpoint import ENDED_SHOWN
 from engineshed.scheduler.journal import Journal
 
-_EVERY_S: Final = 1.0
-_RETRY: Final = timedelta(seconds=5)
+_EVERY_S: Final = 0.5
+_RETRY: Final = timedelta(seconds=2)
 
 # Its last replicas are shown for a while; then nobody asks for it often enough to keep it.
 _REMEMBERED: Final = ENDED_SHOWN

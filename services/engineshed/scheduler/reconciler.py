@@ -63,7 +63,7 @@ class Reconciler:
         self._lease_s = lease_s
         self._drain_timeout = drain_timeout
         self._todo = Changes()
-        self._leases_at = 0.0
+        self._leases_at = asyncio.get_running_loop().time()
         self._settled = False
         self._settled_by = asyncio.get_running_loop().time() + lease_s
 
@@ -128,6 +128,8 @@ class Reconciler:
         clock = asyncio.get_running_loop().time()
         if clock < self._leases_at:
             return
+        if clock - self._leases_at > _TURN_S:  # this process was stopped, or busy with something
+            self._agents.forgive(clock - self._leases_at)
         self._leases_at = clock + _LEASES_S
         nodes = self._journal.view.nodes
         joined = [one for one, node in nodes.items() if node.state is NodeState.JOINED]
