@@ -18,12 +18,12 @@ MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 JSON: Final = b"application/json"
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_WRITE_SECONDS: Final = 300.0
+_PATIENCE_SECONDS: Final = 300.0
 """How long a client may leave what was sent to it unread."""
 
 
 class ClientGoneError(Exception):
-    """The client went away, or reads nothing; nobody is left to answer."""
+    """The client went away; nobody is left to answer."""
 
 
 class Exchange:
@@ -38,6 +38,8 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.status = 0
+        self._sending = False
+        self._sent = 0
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
@@ -73,9 +75,20 @@ class Exchange:
                 return b"".join(chunks)
 
     async def gone(self) -> None:
-        """Return when the client goes away; for use once the body was read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        """Return when the client goes away, or reads nothing for minutes.
+
+        For use once the body was read.
+        """
+        leaving = asyncio.create_task(self._disconnected())
+        try:
+            while not leaving.done():
+                sent = self._sent
+                await asyncio.wait({leaving}, timeout=_PATIENCE_SECONDS)
+                if self._sending and self._sent == sent:
+                    return
+        finally:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
 
     async def respond(
         self, status: int, body: bytes, content_type: bytes = JSON, *extra: tuple[bytes, bytes]
@@ -105,7 +118,7 @@ class Exchange:
         """Send the next bytes of the response; wait while the client is behind.
 
         Raises:
-            ClientGoneError: the client reads nothing.
+            ClientGoneError: it is away.
 
         """
         await self._deliver({"type": "http.response.body", "body": data, "more_body": more})
@@ -120,11 +133,17 @@ class Exchange:
         await self._deliver({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _deliver(self, message: MutableMapping[str, Any]) -> None:
+        self._sending = True
         try:
-            async with asyncio.timeout(_WRITE_SECONDS):
-                await self._send(message)
-        except (TimeoutError, OSError) as error:  # uvicorn's own error is an OSError
+            await self._send(message)
+        except OSError as error:  # uvicorn's word for a closed connection
             raise ClientGoneError from error
+        self._sending = False
+        self._sent += 1
+
+    async def _disconnected(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
 
 def _too_long() -> ApiError:

@@ -18,15 +18,12 @@ from engineshed.replica.serving import Serving
 
 CANARY: Final = Generation(prompt=(0,), max_tokens=1)
 
-_PAUSE_SECONDS: Final = 0.5
-"""Between two canaries."""
-
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long the engine may be silent, in seconds, before it is taken for dead."""
+    """How long the engine may be silent, in rounds, before it is taken for dead."""
 
     idle: int = 20
     """Without any response: then a canary is sent."""
@@ -36,6 +33,8 @@ class Patience:
     """Canaries that must fail, one after the other."""
     busy: int = 600
     """Without any response although sequences are running."""
+    round: float = 1.0
+    """Seconds of a round, while this process runs."""
 
 
 class EngineWatch:
@@ -66,7 +65,7 @@ class EngineWatch:
         """Return when the engine should be tested: it was idle for long, or failed a request."""
         seen, silent = self._serving.responses, 0
         while not self._suspected:
-            await asyncio.sleep(1)
+            await asyncio.sleep(self._patience.round)
             silent += 1
             if self._serving.responses != seen:
                 seen, silent = self._serving.responses, 0
@@ -76,7 +75,7 @@ class EngineWatch:
                 raise ReplicaFailedError(
                     "TRITON_UNRESPONSIVE",
                     f"the engine has {self._serving.running} sequences and sent nothing for "
-                    f"{silent} s",
+                    f"{silent * self._patience.round:.0f} s",
                 )
 
     async def _test(self) -> None:
@@ -84,15 +83,15 @@ class EngineWatch:
         while len(failures) < self._patience.tries:
             before = self._serving.responses
             try:
-                await patiently(canary(self._serving), self._patience.canary)
+                await patiently(canary(self._serving), self._patience.canary, self._patience.round)
             except (EngineError, TimeoutError) as error:
-                failures.append(str(error) or f"no answer in {self._patience.canary} s")
+                failures.append(str(error) or "no answer")
                 log.warning("canary_failed", reason=failures[-1])
             else:
                 return
             if self._serving.responses != before:
                 return  # it was slow to come to the canary, but it answers others
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(self._patience.round / 2)
         raise ReplicaFailedError(
             "TRITON_UNRESPONSIVE",
             f"the engine failed {len(failures)} test requests in a row: {failures[-1]}",
@@ -113,8 +112,8 @@ async def canary(serving: Serving) -> None:
         raise EngineError("a test request got no tokens")
 
 
-async def patiently(work: Coroutine[Any, Any, None], seconds: int) -> None:
-    """Do `work` for at most so many seconds in which this process really runs.
+async def patiently(work: Coroutine[Any, Any, None], rounds: int, seconds: float = 1.0) -> None:
+    """Do `work` for at most so many rounds of some seconds in which this process really runs.
 
     Raises:
         TimeoutError: it takes longer.
@@ -122,8 +121,8 @@ async def patiently(work: Coroutine[Any, Any, None], seconds: int) -> None:
     """
     working = asyncio.create_task(work)
     try:
-        for _ in range(seconds):  # however long a round was stopped, it counts as one
-            await asyncio.wait({working}, timeout=1)
+        for _ in range(rounds):  # however long this process was stopped, it counts as one
+            await asyncio.wait({working}, timeout=seconds)
             if working.done():
                 return await working
         raise TimeoutError

@@ -6,6 +6,7 @@ done at once, long ones in a thread with a copy of their own.
 
 import asyncio
 import copy
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,18 +110,27 @@ def decoding_of(pretrained: _Pretrained, vocab_size: int) -> Decoding:
     else:
         silent |= set(pretrained.all_special_ids)
 
-    def decode(ids: list[int]) -> str:
-        text: str = pretrained.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
     return Decoding(
-        decode,
+        _decode_of(pretrained),
         silent=frozenset(silent),
         bytes_=frozenset(token for text, token in vocab.items() if _BYTE_TOKEN.fullmatch(text)),
         clean_up=pretrained.clean_up_tokenization if _cleans_up(pretrained) else None,
         revises=not pretrained.is_fast,  # it joins tokens in Python, in whatever way
+    )
+
+
+def _decode_of(pretrained: _Pretrained) -> Callable[[list[int]], str]:
+    from transformers import PreTrainedTokenizerFast
+
+    own = type(pretrained)
+    if all(
+        getattr(own, name) is getattr(PreTrainedTokenizerFast, name, None)
+        for name in ("decode", "_decode")
+    ):
+        # All that lies between is the tidying up. It takes most of the time: this is per token.
+        return functools.partial(pretrained.backend_tokenizer.decode, skip_special_tokens=True)
+    return functools.partial(
+        pretrained.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
 
 
