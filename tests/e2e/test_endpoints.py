@@ -254,29 +254,18 @@ def test_other_architectures_are_served_exactly(stack, tmp_path, architecture) -
 
 
 def test_an_endpoint_waits_for_gpus_and_gets_them_when_they_are_free(stack) -> None:
-    body = {
-        "name": "big",
-        "model_name": "engineshed/sample",
-        "scaling": {"min_replicas": 4, "max_replicas": 4},
-    }
+    body = {"name": "big", "model_name": "engineshed/sample", "gpu_count": 4}
     first = stack.post(ENDPOINTS, body)
-    stack.until(first["endpoint_id"], "running")
     second = stack.post(ENDPOINTS, {**body, "name": "waiting"})
 
-    def queued() -> Json | None:
-        found = stack.endpoint(second["endpoint_id"])
-        return found if found["status"] == "queued" or _missing(found) else None
+    waiting = stack.until(second["endpoint_id"], "queued")
 
-    waiting = wait_for("it to wait", queued)
     assert waiting["status_reason"]
+    assert waiting["queue_position"] == 1
+    stack.until(first["endpoint_id"], "running")
     stack.delete(f"{ENDPOINTS}/{first['endpoint_id']}")
-    wait_for("all replicas", lambda: not _missing(stack.endpoint(second["endpoint_id"])))
+    stack.until(second["endpoint_id"], "running")
     stack.delete(f"{ENDPOINTS}/{second['endpoint_id']}")
-
-
-def _missing(endpoint: Json) -> bool:
-    ready = sum(item["status"] == "ready" for item in endpoint["replicas"])
-    return bool(ready < endpoint["scaling"]["min_replicas"])
 
 
 def test_logs_events_and_lineage_tell_the_whole_story(stack, sample) -> None:

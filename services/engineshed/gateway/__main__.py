@@ -10,13 +10,14 @@ import structlog
 import uvicorn
 
 from engineshed.auth import ServiceTokens, TokenDirectory
-from engineshed.bus import ROUTES, TOKENS, Bus, KeyValueWatcher
+from engineshed.bus import TOKENS, Bus, KeyValueWatcher
 from engineshed.gateway.app import Gateway
 from engineshed.gateway.controlplane import control_plane
 from engineshed.gateway.controlplane.clients import Services
 from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import CONNECT_SECONDS, Forwarder
+from engineshed.gateway.routes import Routes
 from engineshed.gateway.settings import Settings
 from engineshed.gateway.tokens import FreshGrants, introspection
 from engineshed.rpc import open_channel
@@ -32,7 +33,7 @@ async def serve(stop: asyncio.Event) -> None:
     copies = settings.state_dir / "gateway"
     await asyncio.to_thread(_make_private, copies)
     bus = await Bus.connect(settings.nats_url, name="gateway", inbox_prefix="_INBOX_gateway")
-    routes = KeyValueWatcher(bus, ROUTES, copy=copies / "routes.json")
+    routes = Routes(bus, copies / "routes.json")
     tokens = KeyValueWatcher(bus, TOKENS, copy=copies / "tokens.json")
     own_token = settings.service_token()
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
@@ -49,7 +50,7 @@ async def serve(stop: asyncio.Event) -> None:
             FreshGrants(tokens, settings.token_staleness_seconds),
             introspection(catalog),
         )
-        services = Services(catalog, scheduler, bus, directory)
+        services = Services(catalog, scheduler, bus, directory, routes)
         app = Gateway(
             DataPlane(
                 routes.entries,

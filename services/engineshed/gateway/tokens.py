@@ -12,7 +12,7 @@ from engineshed.bus import KeyValueWatcher
 from engineshed.errors import DomainError, Kind
 from engineshed.rpc import error_from
 
-INTROSPECT_SECONDS: Final = 2.0
+INTROSPECT_SECONDS: Final = 5.0
 
 
 class TokensUnavailableError(DomainError):

@@ -20,7 +20,8 @@ BACKOFF_LAST: Final = 10.0
 # A process that ran so long was healthy: its next restart is quick again.
 HEALTHY_SECONDS: Final = 30.0
 # Together below the fifteen seconds in which a stack must be gone.
-GRACE_SECONDS: Final = 3.0
+GRACE_SECONDS: Final = 2.5
+REPLICA_GRACE_SECONDS: Final = 5.0
 LOG_BYTES: Final = 50 * 1024 * 1024
 
 # Who ends before whom: those who take requests first, the broker last.
@@ -105,7 +106,7 @@ class Supervisor:
             for folder in folders
             for identity in processes.find_by_argument("--directory", str(folder))
         }
-        await asyncio.gather(*(processes.terminate(item, GRACE_SECONDS) for item in found))
+        await asyncio.gather(*(processes.terminate(item, REPLICA_GRACE_SECONDS) for item in found))
 
 
 async def _end(process: Process) -> None:

@@ -16,6 +16,7 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServic
 from engineshed.api.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
 from engineshed.auth import Authenticator, Principal, UnauthenticatedError
 from engineshed.bus import Bus
+from engineshed.gateway.routes import Routes
 from engineshed.rpc import caller_metadata
 from engineshed.rpc.call import clean_request_id
 
@@ -31,6 +32,7 @@ class Services:
         scheduler: grpc.aio.Channel,
         bus: Bus,
         authenticator: Authenticator,
+        routes: Routes,
     ) -> None:
         self.organizations = OrganizationServiceStub(catalog)
         self.tokens = TokenServiceStub(catalog)
@@ -41,6 +43,7 @@ class Services:
         self.events = EventServiceStub(scheduler)
         self.bus = bus
         self.authenticator = authenticator
+        self.routes = routes
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,8 @@ async def get_endpoint(
         endpoint_id=endpoint_id, as_of=to_timestamp(as_of) if as_of else None
     )
     reply = await caller.services.endpoints.GetEndpoint(message, metadata=caller.metadata)
+    if reply.endpoint.state == pb.Endpoint.STATE_RUNNING and not as_of:
+        await _until_it_runs_here_too(reply.endpoint, caller, request)
     return _view(reply.endpoint, request, response)
 
 
@@ -196,6 +198,12 @@ async def owned_endpoint(caller: Caller, endpoint_id: str) -> pb.Endpoint:
     )
     endpoint: pb.Endpoint = reply.endpoint
     return endpoint
+
+
+async def _until_it_runs_here_too(endpoint: pb.Endpoint, caller: Caller, request: Request) -> None:
+    """Wait for this gateway's own copy of the route: it is a moment behind the scheduler."""
+    if endpoint.region == request.app.state.region:
+        await caller.services.routes.until_routable(endpoint.routing_key)
 
 
 def _view(endpoint: pb.Endpoint, request: Request, response: Response) -> Json:
