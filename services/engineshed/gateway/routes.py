@@ -1,0 +1,48 @@
+"""The gateway's copy of the routes, and waiting for it to say what the scheduler says."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from engineshed.api.scheduler.v1.route_pb2 import Route
+from engineshed.bus import ROUTES, Bus, KeyValueWatcher
+
+PATIENCE_SECONDS: Final = 2.0
+
+
+class Routes:
+    """Where requests go, as far as this gateway knows."""
+
+    def __init__(self, bus: Bus, copy: Path) -> None:
+        """Keep the routes in the file `copy` too, to start from."""
+        self._changed = asyncio.Event()
+        self._watcher = KeyValueWatcher(
+            bus, ROUTES, copy=copy, on_change=lambda _key, _route: self._changed.set()
+        )
+
+    @property
+    def entries(self) -> Mapping[str, Route]:
+        """All routes by routing key; a live view."""
+        return self._watcher.entries
+
+    async def run(self) -> None:
+        """Follow the routes until cancelled."""
+        await self._watcher.run()
+
+    async def until_routable(self, routing_key: str) -> None:
+        """Return when the endpoint has a replica to send to, or that takes too long.
+
+        Who has read here that an endpoint runs may expect its next request to be answered here.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not self._is_routable(routing_key):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _is_routable(self, routing_key: str) -> bool:
+        route = self.entries.get(routing_key)
+        return route is not None and bool(route.replicas)
