@@ -1,6 +1,8 @@
 """Opening the database of an event store: what each dialect needs to be safe."""
 
 import sqlite3
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,13 +58,29 @@ def _open_sqlite(url: URL) -> Database:
     path = Path(str(url.database))
     path.touch(mode=0o600)
     path.chmod(0o600)  # the -wal and -shm files take their mode from it
+    _use_write_ahead_log(path)
     writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", pragmas=_WRITER_PRAGMAS)
     reader = _sqlite_engine(url, connections=READERS, begin="BEGIN", pragmas=_READER_PRAGMAS)
     return Database(writer, reader)
 
 
-_WRITER_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+_WRITER_PRAGMAS: Final = ("synchronous = FULL", "foreign_keys = ON")
 _READER_PRAGMAS: Final = ("query_only = ON",)
+
+
+def _use_write_ahead_log(path: Path) -> None:
+    """Switch the file to WAL, for good; of all its locks, SQLite does not wait for this one."""
+    deadline = time.monotonic() + _BUSY_S
+    with closing(sqlite3.connect(path, timeout=_BUSY_S)) as driver:
+        while True:
+            try:
+                driver.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
 
 def _sqlite_engine(url: URL, *, connections: int, begin: str, pragmas: tuple[str, ...]) -> Engine:

@@ -2,8 +2,13 @@
 
 Several events are in flight at once, but never two of one stream, and none that is `WINDOW` or
 more positions ahead of the first that is not acknowledged. So when a broker holds an event, it
-holds all up to `WINDOW` positions before it, even if one in between was lost: that is how far back
-the relay goes when it starts anew. What it repeats carries the same event id.
+holds all up to `WINDOW` positions before it, even if one in between was lost.
+
+A broker that crashes may also lose the end of what it had acknowledged. Therefore the last event
+of every page travels alone, and becomes the settled position: the broker stored everything up to
+it before anything behind it. While the broker's last event is the settled one or a later one,
+nothing up to it is lost. After an error the relay goes on from there, or from `WINDOW` positions
+before the broker's last event, whichever is later. What it repeats carries the same event id.
 """
 
 import asyncio
@@ -16,8 +21,8 @@ from typing import Final, Protocol
 import structlog
 from sqlalchemy import Connection, insert, update
 
-from engineshed.eventstore import reading
 from engineshed.eventstore.model import RecordedEvent, Selection
+from engineshed.eventstore.reading import cursor
 from engineshed.eventstore.schema import cursors
 from engineshed.eventstore.store import EventStore
 
@@ -57,7 +62,9 @@ class Relay:
     def __init__(self, store: EventStore, sink: EventSink) -> None:
         self._store = store
         self._sink = sink
-        self._acknowledged = 0
+        self._acknowledged = 0  # every event up to here was
+        self._settled = 0
+        self._in_doubt = 0  # events up to here may be held already, in any order
 
     @property
     def lag(self) -> int:
@@ -66,12 +73,14 @@ class Relay:
 
     async def run(self) -> None:
         """Publish for ever; after an error, ask the sink what it holds and go on from there."""
+        self._settled = await self._store.query(lambda connection: cursor(connection, _CURSOR))
+        self._acknowledged = self._settled
         pause = _FIRST_PAUSE_S
         while True:
             before = self._acknowledged
             try:
                 await self._resume()
-                await self._publish_for_a_while()
+                await self._publish_while_held()
             except Exception as error:  # noqa: BLE001 - the events are safe; the broker may return
                 if self._acknowledged > before:
                     pause = _FIRST_PAUSE_S
@@ -86,63 +95,72 @@ class Relay:
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _resume(self) -> None:
-        """Find out what the broker holds for certain."""
+        """Find out up to where the broker holds every event."""
         held = await self._sink.resume_position()
-        cursor = await self._store.query(lambda connection: reading.cursor(connection, _CURSOR))
         last = await self._store.last_position()
-        self._acknowledged = _certain(held, cursor, last)
-        if held is not None and not cursor <= held <= last:
+        if held is None or held > last:  # a log that was replaced since tells nothing of this one
+            certain = self._acknowledged
+        elif held >= self._settled:
+            certain = max(self._settled, held - WINDOW)
+        else:
+            certain = max(0, held - WINDOW)
             _log.warning(
-                "broker and store disagree",
+                "the broker has lost events; publishing them again",
                 service=self._store.service,
-                broker_holds=held,
-                published=cursor,
-                recorded=last,
-                resuming_after=self._acknowledged,
+                after_position=certain,
+                events=last - certain,
             )
+            await self._settle(0)
+        self._acknowledged = certain
+        self._in_doubt = certain if held == self._settled else last
 
-    async def _publish_for_a_while(self) -> None:
+    async def _publish_while_held(self) -> None:
+        """Publish what is there and what comes; return when the broker has lost some of it."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + _ASK_AGAIN_S
+        asked = loop.time()
         async with aclosing(self._store.follow_pages(self._acknowledged, Selection())) as pages:
             async for page in pages:
                 if page:
-                    await self._publish(page)
-                    await self._store.append(write=partial(_save_cursor, page[-1].position))
-                if loop.time() > until:
-                    return
+                    await self._publish(page[:-1])
+                    await self._publish(page[-1:])
+                    if self._acknowledged > self._in_doubt:
+                        await self._settle(self._acknowledged)
+                elif loop.time() > asked + _ASK_AGAIN_S:
+                    asked = loop.time()
+                    held = await self._sink.resume_position()
+                    if held is not None and held < self._settled:
+                        return
 
-    async def _publish(self, page: Sequence[RecordedEvent]) -> None:
+    async def _publish(self, events: Sequence[RecordedEvent]) -> None:
         """Publish consecutive events; return when all are acknowledged."""
         in_flight: deque[tuple[int, asyncio.Task[None]]] = deque()
         latest_of: dict[str, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
-            for event in page:
+        # Not a TaskGroup: before Python 3.13 it forgets a cancellation when a task fails with it.
+        try:
+            for event in events:
                 if len(in_flight) == WINDOW:
-                    position, oldest = in_flight.popleft()
-                    await oldest
-                    self._acknowledged = position
+                    await self._oldest_acknowledged(in_flight)
                 if event.stream in latest_of:
                     await latest_of[event.stream]
-                task = group.create_task(self._sink.publish(event))
+                task = asyncio.create_task(self._sink.publish(event))
                 in_flight.append((event.position, task))
                 latest_of[event.stream] = task
-        self._acknowledged = page[-1].position
+            while in_flight:
+                await self._oldest_acknowledged(in_flight)
+        finally:
+            for _, task in in_flight:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in in_flight), return_exceptions=True)
 
+    async def _oldest_acknowledged(self, in_flight: deque[tuple[int, asyncio.Task[None]]]) -> None:
+        position, task = in_flight[0]
+        await task
+        in_flight.popleft()
+        self._acknowledged = position
 
-def _certain(held: int | None, cursor: int, last: int) -> int:
-    """Return up to which position the broker holds every event.
-
-    Args:
-        held: the last position that it holds; None when it cannot tell.
-        cursor: up to here it acknowledged every event, once.
-        last: the last position that was recorded.
-
-    """
-    if held is None or held > last:  # events of a log that was lost since tell nothing
-        return cursor
-    without_gaps = max(0, held - WINDOW)
-    return without_gaps if held < cursor else max(cursor, without_gaps)
+    async def _settle(self, position: int) -> None:
+        await self._store.append(write=partial(_save_cursor, position))
+        self._settled = position
 
 
 def _save_cursor(position: int, connection: Connection) -> None:
