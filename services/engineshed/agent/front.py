@@ -37,6 +37,7 @@ class Front:
         self._stub = ReplicaServiceStub(self._channel)
         self._answer = replica_pb.GetStatusResponse()
         self._missed = 0
+        self._hurry = asyncio.Event()
         self._asking = asyncio.create_task(self._ask_for_ever())
 
     @property
@@ -62,6 +63,7 @@ class Front:
 
         """
         await self._stub.Drain(replica_pb.DrainRequest(), timeout=DEADLINE_SECONDS)
+        self._hurry.set()
 
     async def close(self) -> None:
         """Stop asking."""
@@ -89,8 +91,16 @@ class Front:
             self._answer = answer
             if known != (self.state, self.in_flight):
                 self._changed()
-            calm = answer.state.phase in _CALM
-            await asyncio.sleep(CALM_SECONDS if calm else QUICK_SECONDS)
+            await self._pause(calm=answer.state.phase in _CALM)
+
+    async def _pause(self, *, calm: bool) -> None:
+        """Wait before the next question, which comes at once when somebody is in a hurry."""
+        try:
+            async with asyncio.timeout(CALM_SECONDS if calm else QUICK_SECONDS):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass  # nobody is
+        self._hurry.clear()
 
     async def _ask(self) -> replica_pb.GetStatusResponse:
         return await self._stub.GetStatus(

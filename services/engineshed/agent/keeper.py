@@ -79,6 +79,7 @@ class Keeper:
         self._progress = Progress(Replica.STATE_FETCHING, 0.0, "")
         self._child: subprocess.Popen[bytes] | None = None
         self._watch = Watch(directory, self._wake.set)
+        self._watched = False  # its front was seen alive
         self._log = log.bind(replica_id=record.replica_id, endpoint_id=record.endpoint_id)
 
     @property
@@ -169,8 +170,10 @@ class Keeper:
                 failure=watch.failure,
                 intended=record.intended,
                 rebooted=record.process.boot_id != self._means.boot_id,
+                watched=self._watched,
                 exit=ended,
             )
+        self._watched = True
         await self._find_triton(record.process)
         since = record.draining_since
         return life.Running(
@@ -304,6 +307,7 @@ class Keeper:
             await self._conclude(Outcome(Failure("REPLICA_CRASHED", str(error), retryable=True)))
             return
         self._preparation = None
+        self._watched = True
         self._log.info("replica_started", pid=process.pid, engine=engine.manifest.digest)
         await self._remember(
             replace(

@@ -97,6 +97,8 @@ class Gone:
     """What the agent had in mind when it ended the front; None: it did not."""
     rebooted: bool = False
     """Whether the host was started anew since."""
+    watched: bool = True
+    """Whether an agent was there when it ended."""
     exit: str = ""
     """How the process ended, in words; empty when nobody saw it."""
 
@@ -226,10 +228,24 @@ def _outcome(seen: Gone) -> Outcome:
         return seen.intended
     if seen.failure is not None:
         return Outcome(seen.failure)
-    if seen.rebooted or seen.phase == replica_pb.PHASE_STOPPED:
-        how = "the host was started anew" if seen.rebooted else "somebody else stopped it"
-        return Outcome(Failure("NODE_RESTARTED", f"the replica was ended: {how}", retryable=True))
+    if host := _host_fault(seen):
+        return Outcome(Failure("NODE_RESTARTED", f"the replica was ended: {host}", retryable=True))
     how = seen.exit or "its process is gone"
     return Outcome(
         Failure("REPLICA_CRASHED", f"the replica's front ended by itself: {how}", retryable=True)
     )
+
+
+def _host_fault(seen: Gone) -> str:
+    """Return how the host, not the replica, brought the end about; empty when it did not.
+
+    Who stops or kills everything on a host at once ends the agent, too. If that counted as a crash,
+    a few restarts of a host would pass for a crash loop.
+    """
+    if seen.rebooted:
+        return "the host was started anew"
+    if seen.phase in (replica_pb.PHASE_DRAINING, replica_pb.PHASE_STOPPED):
+        return "somebody else stopped it"
+    if not seen.watched:
+        return "its host's agent was not running then"
+    return ""
