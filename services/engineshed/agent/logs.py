@@ -5,6 +5,8 @@ they are read on from where the last batch ended. Before a batch is published, i
 time at which it was first seen are written down beside the logs, and after it, that it is out. So a
 batch whose agent died in between is published again just as it was, and the broker drops what it
 has: nothing is lost, and nothing doubled unless the agent was away for ten minutes just then.
+
+A replica may log for months. What was shipped long ago gives its place on the disk back.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ from typing import Final
 import structlog
 from pydantic import TypeAdapter
 
-from engineshed.agent.files import write_private
+from engineshed.agent.files import free_beginning, write_private
 from engineshed.agent.replicas import BUILD_LOG, FRONT_LOG, TRITON_LOG
 from engineshed.bus import Bus, BusUnavailableError, LogLine, LogSource, publish_logs
 
@@ -30,6 +32,8 @@ _SOURCES: Final[Mapping[str, str]] = {
 }
 _OFFSETS: Final = "offsets.json"
 _BATCH_BYTES: Final = 128 * 1024
+_KEPT_BYTES: Final = 16 * 1024 * 1024
+"""How much of what was shipped stays on disk, for whoever looks there, before as much is freed."""
 _LOOK_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 1.0
 
@@ -119,11 +123,18 @@ class LogShipper:
         where = LogSource(diary.org_id, diary.endpoint_id, diary.replica_id, source)
         await publish_logs(self._bus, where, lines)
         await self._remember(diary, source, replace(place, offset=place.end))
+        if _old(place.end) > _old(place.offset):
+            await asyncio.to_thread(free_beginning, path, _old(place.end))
         return True
 
     async def _remember(self, diary: _Diary, source: str, place: _Place) -> None:
         diary.places[source] = place
         await asyncio.to_thread(_write_places, diary.folder, diary.places)
+
+
+def _old(shipped: int) -> int:
+    """Return how many of the bytes that were shipped nobody needs on disk any more."""
+    return max(0, shipped // _KEPT_BYTES - 1) * _KEPT_BYTES
 
 
 def _next_batch(path: Path, offset: int, complete: bool) -> tuple[int, int]:

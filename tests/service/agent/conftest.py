@@ -57,6 +57,7 @@ class Host:
     def __init__(self, state_dir: Path, scheduler: ScriptedScheduler, nats_url: str) -> None:
         self.state_dir = state_dir
         self.scheduler = scheduler
+        self.nats_url = nats_url
         self.agent: subprocess.Popen[bytes] | None = None
         self.log = state_dir / "agent.log"
         self._environment = {

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 from tests.service.bus.conftest import Broker
 
+from engineshed.agent import logs
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 from engineshed.bus import Bus, BusUnavailableError, LogSource, read_logs
@@ -118,3 +119,28 @@ async def test_the_last_words_of_a_replica_are_shipped_before_it_is_forgotten(
     found = await lines(reader, replica, "front", "cut off in the middle of a li")
     assert found == ["phase PHASE_LOADING", "cut off in the middle of a li"]
     await host.until_forgotten(replica)
+
+
+async def test_a_log_that_grows_for_ever_does_not_fill_the_disk(
+    host: Host, reader: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = 256 * 1024
+    folder = host.state_dir / "rep"
+    folder.mkdir()
+    shipper_bus = await Bus.connect(host.nats_url, name="agent")
+    monkeypatch.setattr(logs, "_KEPT_BYTES", kept)
+    shipper = logs.LogShipper(shipper_bus)
+    shipper.follow(folder, "org", "ep", "rep")
+    shipping = asyncio.create_task(shipper.run())
+    path = folder / "front.log"
+    path.write_bytes((b"x" * 1023 + b"\n") * 2048 + b"the end\n")
+
+    async with asyncio.timeout(DEADLINE):
+        await shipper.finish("rep")
+    shipping.cancel()
+    await shipper_bus.close()
+
+    assert path.read_bytes().endswith(b"\nthe end\n")
+    if path.read_bytes()[:1] == b"x":
+        pytest.skip("this file system cannot free parts of files")
+    assert path.stat().st_blocks * 512 <= 2 * kept
