@@ -240,7 +240,7 @@ async def _while_there(exchange: Exchange, work: Coroutine[Any, Any, None]) -> N
     leaving = asyncio.create_task(exchange.gone())
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        if not (working.done() or exchange.complete):
             raise ClientGoneError
         await working
     finally:

@@ -31,6 +31,7 @@ class Exchange:
 
     Attributes:
         status: of the response, once it was begun; 0 before.
+        complete: whether all of the response was sent.
 
     """
 
@@ -38,6 +39,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.status = 0
+        self.complete = False
         self._sending = False
         self._sent = 0
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -122,6 +124,7 @@ class Exchange:
 
         """
         await self._deliver({"type": "http.response.body", "body": data, "more_body": more})
+        self.complete = not more
 
     async def _begin(self, status: int, content_type: bytes, *extra: tuple[bytes, bytes]) -> None:
         self.status = status

@@ -175,7 +175,9 @@ class Front:
             )
         folder = Path(self._spec.engine_directory) / self._manifest.tokenizer
         try:
-            return await asyncio.to_thread(Tokenizer.load, folder, self._manifest.vocab_size)
+            return await asyncio.to_thread(
+                Tokenizer.load, folder, self._manifest.vocab_size, self._manifest.max_context
+            )
         except TokenizerLoadError as error:
             raise ReplicaFailedError("TOKENIZER_INVALID", str(error), retryable=False) from error
 

@@ -8,7 +8,12 @@ from engineshed.replica.domain.answer import Limits
 from engineshed.replica.engine import Generation
 from engineshed.replica.errors import ApiError, invalid, unsupported
 from engineshed.replica.requests import ChatRequest, CompletionRequest, GenerationRequest
-from engineshed.replica.tokenizer import ChatTemplateError, NoChatTemplateError, Tokenizer
+from engineshed.replica.tokenizer import (
+    ChatTemplateError,
+    NoChatTemplateError,
+    PromptTooLongError,
+    Tokenizer,
+)
 from engineshed.triton.engine import EngineManifest
 
 
@@ -57,6 +62,8 @@ class Prompts:
                 param="messages",
                 code="chat_template_error",
             ) from error
+        except PromptTooLongError as error:
+            raise self._alone_too_long("at least " + str(error.tokens), "messages") from None
         return self._task(request, [prompt], param="messages")
 
     async def completion(self, request: CompletionRequest) -> Task:
@@ -66,9 +73,13 @@ class Prompts:
             ApiError: 400, it cannot be honoured.
 
         """
+        texts = [prompt for prompt in request.prompts if isinstance(prompt, str)]
+        try:
+            encoded = iter(await self._tokenizer.encode_texts(texts))
+        except PromptTooLongError as error:
+            raise self._alone_too_long("at least " + str(error.tokens), "prompt") from None
         prompts = [
-            await self._tokenizer.encode_text(prompt) if isinstance(prompt, str) else prompt
-            for prompt in request.prompts
+            next(encoded) if isinstance(prompt, str) else prompt for prompt in request.prompts
         ]
         return self._task(request, prompts, param="prompt")
 
@@ -124,11 +135,7 @@ class Prompts:
     def _max_tokens(self, length: int, asked_by: str, asked: int | None, *, param: str) -> int:
         context = self._manifest.max_context
         if length >= context:
-            raise _too_long(
-                f"This model's maximum context length is {context} tokens, prompt and answer "
-                f"together, but the prompt alone has {length} tokens. Shorten it.",
-                param,
-            )
+            raise self._alone_too_long(str(length), param)
         if asked is None:
             return context - length
         if length + asked > context:
@@ -139,6 +146,13 @@ class Prompts:
                 asked_by,
             )
         return asked
+
+    def _alone_too_long(self, tokens: str, param: str) -> ApiError:
+        return _too_long(
+            f"This model's maximum context length is {self._manifest.max_context} tokens, prompt "
+            f"and answer together, but the prompt alone has {tokens} tokens. Shorten it.",
+            param,
+        )
 
 
 def _too_long(message: str, param: str) -> ApiError:

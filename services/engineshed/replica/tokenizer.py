@@ -22,6 +22,8 @@ _Pretrained: TypeAlias = Any
 
 _SHORT: Final = 4096
 """Characters that are tokenized in about 2 ms."""
+_LONG: Final = 16
+"""Characters per token that hardly any text has: what is longer than that, is read in part."""
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -37,12 +39,29 @@ class ChatTemplateError(Exception):
     """The chat template refuses the messages, or fails on them."""
 
 
+class PromptTooLongError(Exception):
+    """The prompt has so many tokens, or more: it was not read to its end."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
+
+
 class Tokenizer:
     """Prompts to ids; `decoding` is the way back."""
 
-    def __init__(self, pretrained: _Pretrained, vocab_size: int) -> None:
+    def __init__(self, pretrained: _Pretrained, vocab_size: int, max_tokens: int) -> None:
+        """Wrap what transformers loaded.
+
+        Args:
+            pretrained: the tokenizer.
+            vocab_size: the ids of the model are below it.
+            max_tokens: the length above which prompts may be refused without reading them.
+
+        """
         self._pretrained = pretrained
         self._copy = copy.deepcopy(pretrained)
+        self._max_tokens = max_tokens
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self.decoding = decoding_of(pretrained, vocab_size)
         template = pretrained.chat_template
@@ -50,7 +69,7 @@ class Tokenizer:
         self.has_chat_template = bool(template)
 
     @classmethod
-    def load(cls, folder: Path, vocab_size: int) -> "Tokenizer":
+    def load(cls, folder: Path, vocab_size: int, max_tokens: int) -> "Tokenizer":
         """Load the tokenizer from a folder; blocks for seconds.
 
         Raises:
@@ -65,6 +84,7 @@ class Tokenizer:
                     str(folder), local_files_only=True, trust_remote_code=False
                 ),
                 vocab_size,
+                max_tokens,
             )
         except Exception as error:  # transformers raises whatever its parsers do
             raise TokenizerLoadError(f"the tokenizer cannot be loaded: {error}") from error
@@ -75,23 +95,45 @@ class Tokenizer:
         Raises:
             NoChatTemplateError: there is no template.
             ChatTemplateError: the template raised; the message is its own.
+            PromptTooLongError: it is far longer than `max_tokens`.
 
         """
         if not self.has_chat_template:
             raise NoChatTemplateError
         messages = [self._with_known_role(message) for message in messages]
-        size = sum(len(message["content"]) for message in messages)
-        return await self._run(size, lambda tokenizer: _render(tokenizer, messages))
 
-    async def encode_text(self, text: str) -> list[int]:
-        """Return the prompt for a plain text, with the special tokens that belong around it."""
-        return await self._run(len(text), lambda tokenizer: list(tokenizer(text)["input_ids"]))
+        def work(tokenizer: _Pretrained) -> list[int]:
+            return self._ids(tokenizer, _render(tokenizer, messages), add_special_tokens=False)
+
+        return await self._run(sum(len(message["content"]) for message in messages), work)
+
+    async def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the prompts for plain texts, with the special tokens that belong around them.
+
+        Raises:
+            PromptTooLongError: one of them is far longer than `max_tokens`.
+
+        """
+
+        def work(tokenizer: _Pretrained) -> list[list[int]]:
+            return [self._ids(tokenizer, text, add_special_tokens=True) for text in texts]
+
+        return await self._run(sum(map(len, texts)), work)
 
     async def _run(self, size: int, work: Callable[[_Pretrained], T]) -> T:
         if size <= _SHORT:
             return work(self._pretrained)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, work, self._copy)
+
+    def _ids(self, tokenizer: _Pretrained, text: str, *, add_special_tokens: bool) -> list[int]:
+        beginning = text[: _LONG * self._max_tokens]
+        ids: list[int] = tokenizer(beginning, add_special_tokens=add_special_tokens)["input_ids"]
+        if len(beginning) < len(text):
+            if len(ids) > self._max_tokens:
+                raise PromptTooLongError(len(ids))
+            ids = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return ids
 
     def _with_known_role(self, message: Message) -> Message:
         """Call a developer "system", as most templates know it."""
@@ -143,11 +185,11 @@ def _cleans_up(pretrained: _Pretrained) -> bool:
     return bool(pretrained.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output)
 
 
-def _render(tokenizer: _Pretrained, messages: Sequence[Message]) -> list[int]:
+def _render(tokenizer: _Pretrained, messages: Sequence[Message]) -> str:
     try:
-        ids: list[int] = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        text: str = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=False
         )
     except Exception as error:  # a template is a program: it fails in any way
         raise ChatTemplateError(str(error)) from error
-    return ids
+    return text

@@ -135,6 +135,10 @@ async def test_what_exceeds_the_context_is_refused_with_numbers(front: Front) ->
     assert f"{MAX_CONTEXT} tokens" in error["message"]
     assert "402 tokens" in error["message"]
 
+    status, error = await front.refusal("/v1/completions", {"prompt": "x" * 100_000})
+    assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "prompt")
+    assert "at least 6400 tokens" in error["message"]
+
     status, error = await front.refusal("/v1/completions", {"prompt": "x" * 300, "max_tokens": 101})
     assert (status, error["code"], error["param"]) == (400, "context_length_exceeded", "max_tokens")
     assert "lower max_tokens to 100" in error["message"]

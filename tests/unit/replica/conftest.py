@@ -115,3 +115,9 @@ def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     """The commonest kind."""
     return byte_level()
+
+
+@pytest.fixture(scope="session")
+def wordpiece_tokenizer() -> PreTrainedTokenizerFast:
+    """One that knows few words."""
+    return wordpiece()

@@ -6,6 +6,7 @@ import pytest
 from engineshed.replica.tokenizer import (
     ChatTemplateError,
     NoChatTemplateError,
+    PromptTooLongError,
     Tokenizer,
     TokenizerLoadError,
 )
@@ -14,15 +15,17 @@ TEMPLATE = "{% for message in messages %}{{ message.role }}:{{ message.content }
 DEVELOPER = [{"role": "developer", "content": "Be kind."}]
 
 
-def tokenizer(pretrained: Any, template: str | None = TEMPLATE) -> Tokenizer:
+def tokenizer(
+    pretrained: Any, template: str | None = TEMPLATE, max_tokens: int = 10_000
+) -> Tokenizer:
     pretrained.chat_template = template
-    return Tokenizer(pretrained, len(pretrained))
+    return Tokenizer(pretrained, len(pretrained), max_tokens)
 
 
 async def test_a_prompt_is_what_the_checkpoints_tokenizer_makes_of_it(pretrained: Any) -> None:
     it = tokenizer(pretrained)
     for text in ("the ab.", "", "ab " * 3000):  # the last one goes to a thread
-        assert await it.encode_text(text) == list(pretrained(text)["input_ids"])
+        assert await it.encode_texts([text, "a"]) == pretrained([text, "a"])["input_ids"]
 
 
 async def test_messages_become_what_the_template_makes_of_them(byte_level_tokenizer: Any) -> None:
@@ -58,6 +61,31 @@ async def test_a_template_that_fails_refuses_the_messages(
         await tokenizer(byte_level_tokenizer, template).encode_chat(DEVELOPER)
 
 
+async def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_read(
+    byte_level_tokenizer: Any,
+) -> None:
+    it = tokenizer(byte_level_tokenizer, max_tokens=10)
+
+    for encode in (
+        it.encode_texts(["x" * 1000]),
+        it.encode_chat([{"role": "user", "content": "x" * 1000}]),
+    ):
+        with pytest.raises(PromptTooLongError) as caught:
+            await encode
+        assert caught.value.tokens == 160
+
+
+async def test_a_prompt_of_few_tokens_is_read_to_its_end_however_long_it_is(
+    wordpiece_tokenizer: Any,
+) -> None:
+    text = "x" * 400 + " the"  # a word that it does not know is one token
+
+    encoded = await tokenizer(wordpiece_tokenizer, max_tokens=5).encode_texts([text])
+
+    assert encoded == [wordpiece_tokenizer(text)["input_ids"]]
+    assert len(encoded[0]) == 2
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerLoadError):
-        Tokenizer.load(tmp_path, vocab_size=10)
+        Tokenizer.load(tmp_path, vocab_size=10, max_tokens=10)
