@@ -122,6 +122,7 @@ def engine_environment(*, threads: int | None = None) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # a folder named `triton` where it is started is no module of its
     }
     if threads is not None:
         env |= dict.fromkeys(_THREAD_VARIABLES, str(threads))

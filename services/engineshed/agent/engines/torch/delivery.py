@@ -84,8 +84,8 @@ class Courier:
 
     Args:
         in_flight: the jobs that are not over, by request id.
-        release: called when a job is over, before the last of it is sent: whoever reads that may
-            count on the place being free. With `cancelled`, the decoder need not go on with it.
+        release: called with a job that is over and whether it was cancelled, before the last of
+            it is sent: whoever reads that may count on the place being free.
         after_round: called now and then.
 
     """
@@ -99,6 +99,7 @@ class Courier:
         self._in_flight = in_flight
         self._release = release
         self._after_round = after_round
+        self._sending = threading.Lock()
         self._announced: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self._thread.start()
@@ -106,6 +107,11 @@ class Courier:
     def announce(self, job: Job) -> None:
         """Have the courier take what the job has, soon."""
         self._announced.put(job)
+
+    def drop_cancelled(self) -> None:
+        """Release the jobs that nobody waits for any more."""
+        for job in list(self._in_flight.values()):
+            self._guard(job, self._drop_if_cancelled)
 
     def stop(self) -> None:
         """End the thread after what was announced before."""
@@ -116,15 +122,16 @@ class Courier:
         next_poll = 0.0
         while self._serve_one():
             if time.monotonic() >= next_poll:
-                self._drop_cancelled()
+                self.drop_cancelled()
                 self._after_round()
                 next_poll = time.monotonic() + _CANCEL_POLL_SECONDS
 
-    # Triton unloads a model only when all its response senders are gone. So the two that follow are
-    # functions: their variables would otherwise keep the last job alive.
-
     def _serve_one(self) -> bool:
-        """Wait a little for a job with news and send it; return False when told to stop."""
+        """Wait a little for a job with news and send it; return False when told to stop.
+
+        A function of its own, so that no variable keeps the last job alive: Triton unloads a model
+        only when all its response senders are gone.
+        """
         try:
             wait = _CANCEL_POLL_SECONDS if self._in_flight else _IDLE_SECONDS
             job = self._announced.get(timeout=wait)
@@ -135,22 +142,18 @@ class Courier:
         self._guard(job, self._send)
         return True
 
-    def _drop_cancelled(self) -> None:
-        for job in list(self._in_flight.values()):
-            self._guard(job, self._drop_if_cancelled)
-
     def _guard(self, job: Job, step: Callable[[Job], None]) -> None:
         """Let what goes wrong with one answer end that one only."""
         try:
-            step(job)
+            with self._sending:
+                if job.request_id in self._in_flight:  # else it was cancelled just now
+                    step(job)
         except Exception:
             log.exception("answer_undeliverable", request_id=job.request_id)
             self._release(job, True)
 
     def _send(self, job: Job) -> None:
         tokens, complete, error = job.take()
-        if job.request_id not in self._in_flight:
-            return  # it was cancelled, and the decoder did not know yet
         if complete:
             self._release(job, False)
         if error is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import triton_python_backend_utils as triton  # only there in Triton's stub
 
 from engineshed.agent.engines.torch.requests import InvalidRequestError
 from engineshed.agent.engines.torch.serving import FullError, LoadedEngine
+from engineshed.triton.orphan import end_with_server
 from engineshed.triton.refusal import Refusal
 
 log = structlog.get_logger()
@@ -29,11 +31,12 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine that the model's configuration names, and see that it generates."""
+        end_with_server()
         if threads := os.environ.get("ENGINESHED_TORCH_THREADS"):
             torch.set_num_threads(int(threads))
         parameters = json.loads(args["model_config"])["parameters"]
         self._engine = LoadedEngine(
-            Path(parameters["engine_directory"]["string_value"]), on_broken=_end_process
+            Path(parameters["engine_directory"]["string_value"]), on_broken=_end_server
         )
         self._engine.warm_up()
 
@@ -85,7 +88,12 @@ class _ResponseSender:
         return bool(self._sender.is_cancelled())
 
 
-def _end_process() -> None:
-    """End the stub. Triton then fails the model's requests, and starts it anew for the next."""
+def _end_server() -> None:
+    """End the server with this stub, for whoever started it to see.
+
+    With its stub gone, Triton 2.51 would go on saying that it is ready, keep the requests in flight
+    waiting for ever, and refuse new ones.
+    """
     log.error("engine_broken")
+    os.kill(os.getppid(), signal.SIGKILL)
     os._exit(_STATUS_BROKEN)

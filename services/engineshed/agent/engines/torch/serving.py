@@ -53,7 +53,9 @@ class LoadedEngine:
         streaming = flag(tensors, "streaming", default=False)
         job = Job(generation.request_id, outlet, self._courier, streaming=streaming)
         with self._lock:
-            if len(self._in_flight) >= self.manifest.max_concurrent:
+            if self._is_full():
+                self._courier.drop_cancelled()  # it asks now and then only
+            if self._is_full():
                 raise FullError(
                     f"the engine works on {self.manifest.max_concurrent} requests already; "
                     "try again when one of them is done"
@@ -77,6 +79,9 @@ class LoadedEngine:
         """Drop what is in flight and end the threads."""
         self._decoder.close()
         self._courier.stop()
+
+    def _is_full(self) -> bool:
+        return len(self._in_flight) >= self.manifest.max_concurrent
 
     def _release(self, job: Job, cancelled: bool) -> None:
         self._in_flight.pop(job.request_id, None)
