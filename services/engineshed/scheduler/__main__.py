@@ -39,7 +39,7 @@ from engineshed.scheduler.routes import Routes
 from engineshed.scheduler.settings import SchedulerSettings
 from engineshed.scheduler.store import SERVICE, heard_times, open_store
 
-_GRACE_S: Final = 2.0  # for calls in flight when the scheduler ends
+_GRACE_S: Final = 1.0  # for calls in flight when the scheduler ends
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 

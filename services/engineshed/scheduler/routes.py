@@ -92,6 +92,7 @@ class Routes:
         for endpoint in list(self._journal.view.endpoints.values()):
             route = self._ordered(route_of(endpoint, self._secret_of))
             entries[route.routing_key] = route
+        self._routes = dict(entries)  # what is not written any more is forgotten
         return entries
 
     def _ordered(self, route: Route) -> Route:

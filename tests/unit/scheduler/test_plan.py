@@ -257,6 +257,14 @@ class TestTheQueue:
         world.tell(old, Update(min_replicas=2, max_replicas=2))
         assert [one.endpoint_id for one in world.view.queue(CPU_QUEUE)] == [waiting, old]
 
+    def test_scaling_up_what_waits_already_keeps_its_place(self, world: World) -> None:
+        first = world.create()
+        world.sleep(1)
+        second = world.create()
+        world.sleep(1)
+        world.tell(first, Update(min_replicas=2, max_replicas=2))
+        assert [one.endpoint_id for one in world.view.queue(CPU_QUEUE)] == [first, second]
+
     def test_a_lost_replica_is_made_good_in_the_order_of_arrival(self, world: World) -> None:
         world.join(gpus=1)
         old = world.running()

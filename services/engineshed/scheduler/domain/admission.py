@@ -135,9 +135,14 @@ def require_room(gpu_type: str, gpu_count: int, scaling: Scaling, most: int) -> 
     """
     if scaling.min_replicas <= most:
         return
+    message = (
+        f"the nodes could never hold more than {most} replicas of {gpu_count} {gpu_type} GPUs "
+        f"each; {scaling.min_replicas} are asked for"
+        if most
+        else f"no known node has {gpu_count} {gpu_type} GPUs, which one replica needs"
+    )
     raise ExceedsFleetError(
-        f"{scaling.min_replicas} replicas of {gpu_count} {gpu_type} GPUs each are more than all "
-        f"nodes could ever hold, which is {most}; ask for fewer replicas or fewer GPUs",
+        message,
         gpu_type=gpu_type,
         gpu_count=gpu_count,
         min_replicas=scaling.min_replicas,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain.endpoint import (
@@ -15,7 +16,8 @@ from engineshed.scheduler.domain.endpoint import (
     evolve,
 )
 
-NOT_HEARD = "its node is not heard; it serves on while gateways reach it"
+NOT_HEARD: Final = "its node is not heard"
+STILL_ROUTED: Final = "its node is not heard; gateways go on sending it requests"
 
 
 def of(state: Endpoint, events: Sequence[EndpointEvent], now: datetime) -> list[EndpointEvent]:
@@ -55,13 +57,15 @@ def status_of(state: Endpoint) -> Status:
         return Status(EndpointState.PROVISIONING, reason)
     if any(replica.live for replica in state.replicas):
         return Status(EndpointState.PROVISIONING)
+    if any(replica.routable for replica in state.replicas):
+        return Status(EndpointState.PROVISIONING, STILL_ROUTED)
     if any(replica.state is ReplicaState.LOST for replica in state.replicas):
         return Status(EndpointState.PROVISIONING, NOT_HEARD)
     if state.status.state is EndpointState.QUEUED:
         return state.status  # the planner said what it waits for
     if state.replicas and state.replicas[-1].state is ReplicaState.FAILED:
-        reason = f"trying again after {state.replicas[-1].reason}"
-        return Status(EndpointState.PROVISIONING, reason)
+        first_line, *_ = state.replicas[-1].reason.splitlines()  # the rest is its log
+        return Status(EndpointState.PROVISIONING, f"trying again after {first_line}")
     return Status(EndpointState.QUEUED, WAITING_TO_BE_PLACED)
 
 
