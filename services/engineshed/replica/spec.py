@@ -25,7 +25,9 @@ def read_spec(directory: Path) -> ReplicaSpec:
     """
     path = directory / FILE_NAME
     try:
-        spec = json_format.Parse(path.read_text(encoding="utf-8"), ReplicaSpec())
+        text = path.read_text(encoding="utf-8")
+        # A newer agent may say more than this version knows.
+        spec = json_format.Parse(text, ReplicaSpec(), ignore_unknown_fields=True)
     except (OSError, ValueError, json_format.ParseError) as error:
         raise SpecError(f"{path} cannot be read: {error}") from error
     if missing := [name for name in _NEEDED if not getattr(spec, name)]:
