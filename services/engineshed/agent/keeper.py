@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from engineshed import processes
+from engineshed.agent.claims import Claims
 from engineshed.agent.domain import life, report
 from engineshed.agent.domain.desired import Goal, goal_of
 from engineshed.agent.domain.life import Conclude, End, Failure, Outcome, Step
@@ -49,6 +50,7 @@ class Means:
     """What every keeper works with."""
 
     workshop: Workshop
+    claims: Claims
     front: Sequence[str]
     """The program of a front."""
     boot_id: str
@@ -148,11 +150,16 @@ class Keeper:
     # --- seeing ---------------------------------------------------------------------------------
 
     async def _recover(self) -> None:
-        """Find the front that was started just before the agent was killed."""
+        """Find the front that was started just before the agent was killed; claim its GPUs."""
         if self._record.process is None and self._record.outcome is None:
             found = await asyncio.to_thread(self._directory.find_front)
             if found is not None:
                 self._record = replace(self._record, process=found)
+        record = self._record
+        running = record.process is not None and record.outcome is None
+        if running and not self._means.claims.take(record.replica_id, record.gpus):
+            others = self._means.claims.others(record.replica_id, record.gpus)
+            self._log.error("gpus_shared", gpus=record.gpus, others=others)
 
     async def _look(self) -> life.Seen:
         record = self._record
@@ -241,14 +248,16 @@ class Keeper:
     async def _remember(self, record: ReplicaRecord) -> None:
         """Keep the record in mind and on disk; on a full one, that is tried at every look."""
         self._record = record
-        if record is self._written:
-            return
         try:
-            await asyncio.to_thread(self._directory.write, record)
+            await self._write()
         except OSError as error:
-            # A front that is not written down is still found by its command line.
+            # What a front that was started did meanwhile can be found out again.
             self._log.error("record_not_written", error=str(error))
-        else:
+
+    async def _write(self) -> None:
+        if self._record is not self._written:
+            record = self._record
+            await asyncio.to_thread(self._directory.write, record)
             self._written = record
 
     # --- doing ----------------------------------------------------------------------------------
@@ -296,9 +305,13 @@ class Keeper:
 
     async def _start(self) -> None:
         assert self._preparation is not None
-        assert self._desired is not None
+        if not self._means.claims.take(self._record.replica_id, self._record.gpus):
+            self._progress = replace(self._progress, message="waiting until its GPUs are free")
+            await self._wait()
+            return
+        await self._write()  # a folder without a record is taken for one where nothing runs
         engine = self._preparation.result()
-        visible = self._means.workshop.inventory.visible(self._desired.gpus)
+        visible = self._means.workshop.inventory.visible(self._record.gpus)
         try:
             process, self._child = await asyncio.to_thread(
                 self._directory.start_front, self._means.front, visible
@@ -341,6 +354,7 @@ class Keeper:
         for process in (self._record.process, self._record.triton):
             if process is not None:
                 await processes.kill_family(process)
+        self._means.claims.give_back(self._record.replica_id)
         await self._let_go()
         self._log.info("replica_ended", outcome=str(outcome))
         await self._remember(replace(self._record, outcome=outcome))

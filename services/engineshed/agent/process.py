@@ -8,6 +8,7 @@ import structlog
 
 from engineshed import processes
 from engineshed.agent.builds import Builds
+from engineshed.agent.claims import Claims
 from engineshed.agent.connection import SchedulerConnection
 from engineshed.agent.engines.interface import EngineBackend
 from engineshed.agent.engines.torch.backend import TorchBackend
@@ -58,6 +59,7 @@ async def serve(
         logs = LogShipper(bus)
         means = Means(
             workshop=_workshop(settings, inventory, builds, backends),
+            claims=Claims(),
             front=front,
             boot_id=processes.boot_id(),
         )

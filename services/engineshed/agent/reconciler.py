@@ -98,6 +98,7 @@ class Reconciler:
             state=Replica.STATE_PLACED,
             since=uptime(),
             boot_id=self._means.boot_id,
+            gpus=tuple(desired.gpus),
         )
         await self._keep(directory, record)
 

@@ -62,6 +62,8 @@ class ReplicaRecord:
     """When it came into that state, in seconds since the host's boot."""
     boot_id: str
     """The boot that `since` counts from."""
+    gpus: tuple[int, ...] = ()
+    """The indexes of its GPUs on this node."""
     process: ProcessIdentity | None = None
     """Its front, once started."""
     triton: ProcessIdentity | None = None

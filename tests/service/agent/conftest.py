@@ -175,13 +175,14 @@ def a_replica(
     goal: DesiredReplica.Goal.ValueType = DesiredReplica.GOAL_RUN,
     behavior: str = "well",
     drain_seconds: int = 600,
+    gpu: int = 0,
 ) -> DesiredReplica:
     return DesiredReplica(
         replica_id=ids.new(ids.REPLICA),
         endpoint_id=ids.new(ids.ENDPOINT),
         org_id=ids.new(ids.ORGANIZATION),
         goal=goal,
-        gpus=[0],
+        gpus=[gpu],
         checkpoint_location=checkpoint.location,
         checkpoint_digest=checkpoint.digest,
         routing_key=behavior,

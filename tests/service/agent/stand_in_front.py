@@ -1,7 +1,7 @@
 """A stand-in for a replica's front: python stand_in_front.py --directory FOLDER.
 
 It speaks ReplicaService as the real one does and serves nothing. It says what it does by the words
-in its routing key (`crash-loading`, `fail-loading`, `never-listen`), and has as many requests as
+in its routing key (`crash-loading`, `fail-loading`, `slow-end`), and has as many requests as
 the file `in_flight` in its folder says. Its "Triton" is a child in a session of its own.
 """
 
@@ -85,9 +85,6 @@ async def main(directory: Path) -> int:
     if "fail-loading" in behavior:
         front.say(phase=pb.PHASE_FAILED, code="TRITON_DIED", reason="it died", retryable=True)
         return 1
-    if "never-listen" in behavior:
-        await stop.wait()
-        return 0
     server = grpc.aio.server()
     add_ReplicaServiceServicer_to_server(front, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -101,6 +98,8 @@ async def main(directory: Path) -> int:
         progress=1.0,
     )
     await stop.wait()
+    while "slow-end" in behavior and not (directory / "may-end").exists():
+        await asyncio.sleep(0.01)
     triton.terminate()
     triton.wait()
     front.say(phase=pb.PHASE_STOPPED)

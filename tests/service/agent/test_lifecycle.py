@@ -103,7 +103,7 @@ async def test_requests_in_flight_are_reported(host: Host) -> None:
 
 async def test_replicas_of_one_engine_share_its_build(host: Host) -> None:
     checkpoint = host.checkpoint(gate=True)
-    replicas = [a_replica(checkpoint) for _ in range(3)]
+    replicas = [a_replica(checkpoint, gpu=gpu) for gpu in range(3)]
     host.scheduler.want(*replicas)
     host.start_agent()
     for replica in replicas:
@@ -123,7 +123,7 @@ async def test_a_build_goes_on_while_one_replica_wants_it_and_ends_with_the_last
     host: Host,
 ) -> None:
     checkpoint = host.checkpoint(gate=True)
-    first, second = a_replica(checkpoint), a_replica(checkpoint)
+    first, second = a_replica(checkpoint), a_replica(checkpoint, gpu=1)
     host.scheduler.want(first, second)
     host.start_agent()
     await host.until(first, Replica.STATE_BUILDING)
@@ -142,7 +142,7 @@ async def test_a_build_goes_on_while_one_replica_wants_it_and_ends_with_the_last
 
 async def test_an_engine_that_was_built_before_is_loaded_at_once(host: Host) -> None:
     checkpoint = host.checkpoint()
-    first, second = a_replica(checkpoint), a_replica(checkpoint)
+    first, second = a_replica(checkpoint), a_replica(checkpoint, gpu=1)
     host.scheduler.want(first)
     host.start_agent()
     await host.until(first, Replica.STATE_READY)
@@ -290,6 +290,26 @@ async def test_a_replica_that_is_named_no_more_is_ended_and_forgotten(
     await host.until_forgotten(ended)
 
     assert not processes.is_alive(front)
+
+
+async def test_a_replica_waits_until_the_one_before_has_left_its_gpu(host: Host) -> None:
+    checkpoint = host.checkpoint()
+    before, after = a_replica(checkpoint, behavior="slow-end"), a_replica(checkpoint)
+    host.scheduler.want(before)
+    host.start_agent()
+    await host.until(before, Replica.STATE_READY)
+
+    host.scheduler.want(after)
+    await eventually(
+        lambda: (
+            (report := host.scheduler.report(after.replica_id))
+            and report.progress_message == "waiting until its GPUs are free"
+        )
+    )
+    assert not (host.folder(after) / "front.log").exists()
+
+    (host.folder(before) / "may-end").touch()
+    await host.until(after, Replica.STATE_READY)
 
 
 async def test_two_agents_do_not_share_a_folder(host: Host) -> None:

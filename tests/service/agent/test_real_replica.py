@@ -59,7 +59,7 @@ async def test_a_checkpoint_is_served_through_restarts_of_the_agent(
     assert await complete(ready.url, replica) == expected
 
     # A second one of the same engine begins to load at once.
-    second = a_replica(checkpoint, behavior="second")
+    second = a_replica(checkpoint, behavior="second", gpu=1)
     scheduler.want(replica, second)
     await host.until(second, Replica.STATE_READY)
     states = {report.state for report in scheduler.history(second.replica_id)}
