@@ -23,6 +23,8 @@ class Page:
 def page(connection: Connection, after: int, limit: int, selection: Selection) -> Page:
     """Return up to `limit` selected events after a position."""
     head = head_position(connection)
+    if after >= head:
+        return Page([], after)
     query = (
         select(*codec.COLUMNS)
         .where(events.c.position > after, events.c.position <= head)
@@ -36,7 +38,7 @@ def page(connection: Connection, after: int, limit: int, selection: Selection) -
     if selection.types:
         query = query.where(events.c.type.in_(selection.types))
     found = codec.decode(connection.execute(query))
-    return Page(found, found[-1].position if len(found) == limit else max(after, head))
+    return Page(found, found[-1].position if len(found) == limit else head)
 
 
 def stream(connection: Connection, name: str, as_of: datetime | None) -> list[RecordedEvent]:

@@ -57,7 +57,7 @@ class EventSink(Protocol):
 
 
 class Relay:
-    """Publishes the log of one store to one sink."""
+    """Publishes the log of one store to one sink. A log has one relay at a time."""
 
     def __init__(self, store: EventStore, sink: EventSink) -> None:
         self._store = store
@@ -125,7 +125,7 @@ class Relay:
                     await self._publish(page[-1:])
                     if self._acknowledged > self._in_doubt:
                         await self._settle(self._acknowledged)
-                elif loop.time() > asked + _ASK_AGAIN_S:
+                elif self._acknowledged == self._settled and loop.time() > asked + _ASK_AGAIN_S:
                     asked = loop.time()
                     held = await self._sink.resume_position()
                     if held is not None and held < self._settled:
