@@ -41,6 +41,7 @@ def make_checkpoint(
     *,
     chat_template: str | None = CHAT_TEMPLATE,
     seed: int = 0,
+    context: int = 256,
 ) -> Path:
     """Write a checkpoint of about 100,000 random parameters in float32."""
     import torch
@@ -48,7 +49,7 @@ def make_checkpoint(
 
     vocabulary = make_tokenizer(directory, chat_template)
     torch.manual_seed(seed)
-    config = _config(transformers, architecture, vocabulary)
+    config = _config(transformers, architecture, vocabulary, context)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -57,10 +58,10 @@ def make_checkpoint(
     return directory
 
 
-def _config(transformers: Any, architecture: str, vocabulary: int) -> Any:
+def _config(transformers: Any, architecture: str, vocabulary: int, context: int) -> Any:
     if architecture == "gpt2":
         return transformers.GPT2Config(
-            vocab_size=vocabulary, n_positions=256, n_embd=48, n_layer=2, n_head=4,
+            vocab_size=vocabulary, n_positions=context, n_embd=48, n_layer=2, n_head=4,
             bos_token_id=0, eos_token_id=0, pad_token_id=0,
         )  # fmt: skip
     classes = {
@@ -70,12 +71,12 @@ def _config(transformers: Any, architecture: str, vocabulary: int) -> Any:
     }
     if architecture == "gptj":
         return transformers.GPTJConfig(
-            vocab_size=vocabulary, n_positions=256, n_embd=48, n_layer=2, n_head=4, rotary_dim=12,
-            bos_token_id=0, eos_token_id=0, pad_token_id=0,
+            vocab_size=vocabulary, n_positions=context, n_embd=48, n_layer=2, n_head=4,
+            rotary_dim=12, bos_token_id=0, eos_token_id=0, pad_token_id=0,
         )  # fmt: skip
     return classes[architecture](
         vocab_size=vocabulary, hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context,
         bos_token_id=0, eos_token_id=0, pad_token_id=0,
     )  # fmt: skip
 
