@@ -67,9 +67,9 @@ class Front:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop` is set or the replica fails; return the process's exit status."""
-        await self._listen()
         failed = True
         try:
+            await self._listen()
             await supervise(stop, {"replica": self._live(stop), "http": self._web.run()})
             failed = False
         except ReplicaFailedError as failure:
@@ -78,8 +78,8 @@ class Front:
             log.exception("replica_failed")
             self._fail(ReplicaFailedError("INTERNAL", f"{type(error).__name__}: {error}"))
         await self._end()
-        if not failed:
-            self._status.change(phase=Phase.PHASE_STOPPED, triton_pid=0)
+        phase = self.state.phase if failed else Phase.PHASE_STOPPED
+        self._status.change(phase=phase, triton_pid=0)
         return int(failed)
 
     @property
