@@ -1,27 +1,18 @@
 """The frame around a service's main: the event loop, signals, and loops that must not die."""
 
 import asyncio
-import ctypes
-import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import structlog
 import uvloop
 
-# Set by a supervisor whose children must not outlive it.
-DIE_WITH_PARENT: Final = "ENGINESHED_DIE_WITH_PARENT"
-_PR_SET_PDEATHSIG: Final = 1
-
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run `main` until it returns; SIGTERM and SIGINT set its event, and it then winds up."""
-    if os.environ.get(DIE_WITH_PARENT) == "1":
-        _die_with_parent()
     uvloop.run(_run(main))
 
 
@@ -31,15 +22,6 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await main(stop)
-
-
-def _die_with_parent() -> None:
-    parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if parent == 1 or os.getppid() != parent:  # it died before we asked
-        sys.exit(1)
 
 
 async def supervise(stop: asyncio.Event, loops: dict[str, Coroutine[Any, Any, None]]) -> None:
