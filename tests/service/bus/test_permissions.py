@@ -125,6 +125,7 @@ PUBLISH = {
     f"$JS.API.CONSUMER.DELETE.{EVENTS}.mine": set(),
     f"$JS.API.CONSUMER.LIST.{EVENTS}": set(),
     f"$JS.API.CONSUMER.NAMES.{EVENTS}": set(),
+    f"$JS.FC.{EVENTS}.consumer.token": {"subscriber"},
     "$JS.API.STREAM.NAMES": {"subscriber"},
     "$JS.API.STREAM.LIST": set(),
     "$JS.API.STREAM.INFO.KV_routes": {"scheduler", "gateway"},

@@ -14,6 +14,7 @@ from engineshed.bus import (
     KeyValueOwner,
     KeyValueWatcher,
     StaleEntryError,
+    client,
     kv,
     reading,
 )
@@ -343,6 +344,28 @@ async def test_a_quiet_bucket_is_confirmed_again_and_again(
         return len(times) == 3
 
     await eventually(confirmed_three_times)
+
+
+async def test_a_broker_that_hangs_confirms_nothing(
+    broker: Broker, scheduler: Bus, gateway: Bus, background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "IDLE", 0.05)
+    monkeypatch.setattr(client, "HEARTBEAT", 0.5)
+    monkeypatch.setattr(client, "CALL_DEADLINE", 0.5)
+    background(Routes(scheduler, a_route("a")).owner.run())
+    watcher = KeyValueWatcher(gateway, ROUTES)
+    background(watcher.run())
+    await eventually(lambda: "a" in watcher.entries)
+    broker.pause()
+    times: set[float | None] = set()
+
+    def lost() -> bool:
+        times.add(watcher.confirmed_at)
+        return not gateway.connected
+
+    await eventually(lost)
+
+    assert len(times) <= 2  # one answer may have been under way
 
 
 async def test_a_key_that_would_be_several_subjects_is_refused(scheduler: Bus) -> None:
