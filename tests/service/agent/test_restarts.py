@@ -127,7 +127,7 @@ async def test_an_end_that_no_agent_saw_is_told_by_the_next_and_is_no_crash(
 async def test_replicas_of_another_boot_were_ended_by_the_host(host: Host) -> None:
     replica = await a_ready_replica(host)
     host.end_agent()
-    await end(host, replica, signal.SIGKILL)
+    await processes.kill_family(host.front(replica))
     began_in_another_boot(host.folder(replica))
 
     host.start_agent()
