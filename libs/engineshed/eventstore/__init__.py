@@ -6,6 +6,7 @@ every committed event to a broker, in order and at least once.
 """
 
 from engineshed.eventstore.errors import (
+    EventTooLargeError,
     RequestIdReusedError,
     RequestRepeatedError,
     StoreUnavailableError,
@@ -20,6 +21,7 @@ from engineshed.eventstore.store import EventStore
 __all__ = [
     "EventSink",
     "EventStore",
+    "EventTooLargeError",
     "Idempotency",
     "Metadata",
     "RecordedEvent",

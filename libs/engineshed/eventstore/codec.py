@@ -10,12 +10,15 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import Column
 
-from engineshed.eventstore.errors import UnknownEventTypeError
+from engineshed.eventstore.errors import EventTooLargeError, UnknownEventTypeError
 from engineshed.eventstore.model import Metadata, RecordedEvent
 from engineshed.eventstore.schema import events
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+
+# A broker carries messages up to 1 MiB by default, headers included.
+MAX_EVENT_BYTES: Final = 768 * 1024
 
 # What `decode` expects, in this order.
 COLUMNS: Final[Sequence[Column[Any]]] = [
@@ -45,7 +48,19 @@ def from_moment(moment: int) -> datetime:
 
 
 def encode(recorded: RecordedEvent, moment: int) -> dict[str, object]:
-    """Return the row of an event; `moment` is its `recorded_at`, which many share."""
+    """Return the row of an event; `moment` is its `recorded_at`, which many share.
+
+    Raises:
+        EventTooLargeError: no broker would carry it, nor what comes after it.
+
+    """
+    data = recorded.event.SerializeToString(deterministic=True)
+    if len(data) > MAX_EVENT_BYTES:
+        raise EventTooLargeError(
+            f"{recorded.type} of {recorded.stream} has {len(data)} bytes, "
+            f"at most {MAX_EVENT_BYTES} are possible",
+            stream=recorded.stream,
+        )
     metadata = recorded.metadata
     return {
         "position": recorded.position,
@@ -54,7 +69,7 @@ def encode(recorded: RecordedEvent, moment: int) -> dict[str, object]:
         "version": recorded.version,
         "previous_version": recorded.version - 1 or None,
         "type": recorded.type,
-        "data": recorded.event.SerializeToString(deterministic=True),
+        "data": data,
         "actor": metadata.actor,
         "org_id": metadata.org_id,
         "request_id": metadata.request_id,

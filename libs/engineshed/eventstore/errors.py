@@ -28,6 +28,13 @@ class RequestIdReusedError(DomainError):
     reason = "REQUEST_ID_REUSED"
 
 
+class EventTooLargeError(DomainError):
+    """The event is larger than brokers carry; it was not recorded."""
+
+    kind = Kind.INVALID
+    reason = "EVENT_TOO_LARGE"
+
+
 class StoreUnavailableError(DomainError):
     """The database takes no writes now (full disk, locked, gone); nothing was written."""
 

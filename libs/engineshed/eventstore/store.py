@@ -1,6 +1,7 @@
 """The event store of one service: asyncio outside, one thread that writes and a few that read."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
@@ -29,8 +30,22 @@ _POLL_S: Final = 1.0
 _Waiting: TypeAlias = tuple[Change, asyncio.Future[list[RecordedEvent]]]
 
 
+_STREAM: Final = re.compile(r"[a-z]+/[A-Za-z0-9_-]+")
+_ORG: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _check(append: StreamAppend) -> None:
+    """Refuse what could be recorded but never published: the relay would be stuck behind it."""
+    if not append.events:
+        raise ValueError(f"{append.stream}: no events to append")
+    if not _STREAM.fullmatch(append.stream):
+        raise ValueError(f"stream {append.stream!r} is not named <aggregate>/<id>")
+    if not _ORG.fullmatch(append.metadata.org_id):
+        raise ValueError(f"{append.stream}: {append.metadata.org_id!r} is no organization's id")
 
 
 class EventStore:
@@ -119,14 +134,14 @@ class EventStore:
             StreamConflictError: a stream is not at its expected version.
             RequestRepeatedError: the request was carried out already; it carries the answer.
             RequestIdReusedError: the request's id was used for a different request.
+            EventTooLargeError: a broker would not carry an event.
             StoreUnavailableError: the database takes no writes.
-            ValueError: an append has no events.
+            ValueError: an append has no events, or names that cannot be a subject of the bus.
 
         """
         self._require_open()
         for append in appends:
-            if not append.events:
-                raise ValueError(f"{append.stream}: no events to append")
+            _check(append)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[RecordedEvent]] = loop.create_future()
         self._waiting.append((Change(appends, idempotency, write), future))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,13 @@ from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
 from engineshed import ids
 from engineshed.errors import Kind
-from engineshed.eventstore import EventStore, Metadata, StreamAppend, StreamConflictError
+from engineshed.eventstore import (
+    EventStore,
+    EventTooLargeError,
+    Metadata,
+    StreamAppend,
+    StreamConflictError,
+)
 
 ME = Metadata("tok_me", "org_mine", "req_1", "00-aa-bb-01", "evt_cause")
 OpenStore = Callable[..., Awaitable[EventStore]]
@@ -118,6 +125,32 @@ async def test_a_refused_append_leaves_no_hole_in_the_positions(store: EventStor
 async def test_an_append_without_events_is_a_mistake(store: EventStore) -> None:
     with pytest.raises(ValueError, match="a/1: no events"):
         await store.append(StreamAppend("a/1", 0, [], ME))
+
+
+@pytest.mark.parametrize("stream", ["", "a", "a/", "/1", "A/1", "a/1/2", "a/1.2", "a/x y", "a/>"])
+async def test_a_stream_that_no_subject_could_name_is_a_mistake(
+    store: EventStore, stream: str
+) -> None:
+    with pytest.raises(ValueError, match="is not named <aggregate>/<id>"):
+        await store.append(to(stream, 0))
+
+
+@pytest.mark.parametrize("org_id", ["", "org.1", "org 1", "*"])
+async def test_an_event_belongs_to_an_organization(store: EventStore, org_id: str) -> None:
+    with pytest.raises(ValueError, match="is no organization's id"):
+        await store.append(replace(to("a/1", 0), metadata=Metadata("tok_me", org_id)))
+
+
+async def test_an_event_that_no_broker_would_carry_is_refused(store: EventStore) -> None:
+    outcomes = await asyncio.gather(
+        store.append(to("a/1", 0)),
+        store.append(to("a/2", 0, StringValue(value="x" * 1_000_000))),
+        store.append(to("a/3", 0)),
+        return_exceptions=True,
+    )
+
+    assert [type(outcome) for outcome in outcomes] == [list, EventTooLargeError, list]
+    assert await store.last_position() == 2
 
 
 async def test_time_never_goes_back_when_the_clock_does(open_store: OpenStore) -> None:

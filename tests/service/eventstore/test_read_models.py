@@ -29,7 +29,7 @@ def project(connection: Connection, recorded: RecordedEvent) -> None:
     connection.execute(insert(names), {"stream": recorded.stream, "name": name})
     if name == "bug":
         raise BugError
-    if name == "bad sql":
+    if name == "bad_sql":
         connection.exec_driver_sql("INSERT INTO no_such_table VALUES (1)")
 
 
@@ -73,7 +73,7 @@ async def test_rows_can_be_written_without_an_event(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error"), [("bug", BugError), ("bad sql", DBAPIError), ("taken", IntegrityError)]
+    ("name", "error"), [("bug", BugError), ("bad_sql", DBAPIError), ("taken", IntegrityError)]
 )
 async def test_an_error_in_a_read_model_undoes_its_append_alone(
     store: EventStore, name: str, error: type[Exception]
