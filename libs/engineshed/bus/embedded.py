@@ -20,8 +20,8 @@ import bcrypt
 from engineshed.bus.buckets import ROUTES, TOKENS
 from engineshed.bus.client import durable_name
 from engineshed.bus.kv import Bucket, M
-from engineshed.bus.private_file import write_private
 from engineshed.bus.streams import EVENTS, LOGS
+from engineshed.runtime import write_private
 
 SUBSCRIBER: Final = "subscriber"
 

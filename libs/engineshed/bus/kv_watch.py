@@ -16,8 +16,8 @@ from nats.js import JetStreamContext
 
 from engineshed.bus.client import Bus
 from engineshed.bus.kv import Bucket, M
-from engineshed.bus.private_file import write_private
 from engineshed.bus.reading import reading
+from engineshed.runtime import write_private
 
 # Seconds.
 COPY_DELAY: Final = 1.0  # changes that come together are written together

@@ -1,5 +1,6 @@
 """How a service starts, logs and ends."""
 
+from engineshed.runtime.files import write_private
 from engineshed.runtime.logs import configure_logging
 from engineshed.runtime.main import run, supervise
 from engineshed.runtime.settings import CommonSettings
@@ -13,4 +14,5 @@ __all__ = [
     "supervise",
     "to_timestamp",
     "utc_now",
+    "write_private",
 ]

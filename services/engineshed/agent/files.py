@@ -1,4 +1,4 @@
-"""Files of the agent: small ones are replaced at once, growing ones lose what was dealt with."""
+"""Files that others append to lose what was dealt with."""
 
 import ctypes
 import errno
@@ -9,34 +9,6 @@ from typing import Final
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
 _UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
-
-
-def write_private(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Put `content` into `path` (0600), replacing what is there at once.
-
-    Args:
-        path: the file; its folder must exist, and this process alone writes it.
-        content: all of it.
-        durable: whether to wait until it is on disk; else it may be lost when the host dies.
-
-    Raises:
-        OSError: it could not be written; what was there before still is.
-
-    """
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
-    if durable:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def free_beginning(path: Path, end: int) -> None:

@@ -21,9 +21,10 @@ from typing import Final
 import structlog
 from pydantic import TypeAdapter
 
-from engineshed.agent.files import free_beginning, write_private
+from engineshed.agent.files import free_beginning
 from engineshed.agent.replicas import BUILD_LOG, FRONT_LOG, TRITON_LOG
 from engineshed.bus import Bus, BusUnavailableError, LogLine, LogSource, publish_logs
+from engineshed.runtime import write_private
 
 _SOURCES: Final[Mapping[str, str]] = {
     "build": BUILD_LOG,

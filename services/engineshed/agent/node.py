@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from engineshed import ids
-from engineshed.agent.files import write_private
+from engineshed.runtime import write_private
 
 
 class AgentRunningError(Exception):

@@ -25,10 +25,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from engineshed import ids, processes
 from engineshed.agent.domain.life import Outcome
-from engineshed.agent.files import write_private
 from engineshed.api.replica.v1.replica_service_pb2 import ReplicaSpec, ReplicaState
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 from engineshed.processes import ProcessIdentity
+from engineshed.runtime import write_private
 
 FRONT: Final = (sys.executable, "-m", "engineshed.replica")
 """The program of a replica's front."""

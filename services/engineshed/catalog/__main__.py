@@ -26,7 +26,6 @@ from engineshed.catalog.artifacts import ArtifactStore
 from engineshed.catalog.authentication import StoreAuthenticator
 from engineshed.catalog.checkpoint_service import CheckpointServicer
 from engineshed.catalog.domain.errors import CheckpointInvalidError
-from engineshed.catalog.event_service import EventServicer
 from engineshed.catalog.grants import GrantPublisher
 from engineshed.catalog.hold_service import HoldServicer
 from engineshed.catalog.organization_service import OrganizationServicer
@@ -39,6 +38,7 @@ from engineshed.catalog.template_service import TemplateServicer
 from engineshed.catalog.templates import Templates, sample_template
 from engineshed.catalog.token_service import TokenServicer
 from engineshed.eventstore import Relay
+from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import RpcServer, open_channel
 from engineshed.runtime import configure_logging, run, supervise
 

@@ -11,7 +11,6 @@ import structlog
 from engineshed import ids
 from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
 from engineshed.auth import SCOPES, hash_token, new_secret
-from engineshed.bus.private_file import write_private
 from engineshed.catalog.commands import by_catalog
 from engineshed.catalog.domain import checkpoint, organization, token
 from engineshed.catalog.domain.manifest import ManifestLine, digest_of
@@ -20,7 +19,7 @@ from engineshed.catalog.source import Source
 from engineshed.catalog.sources import SAMPLE_SCHEME
 from engineshed.catalog.store import CatalogStore, RegisteredSource, keep_hash, keep_source
 from engineshed.eventstore import StreamAppend
-from engineshed.runtime import utc_now
+from engineshed.runtime import utc_now, write_private
 
 _TOKEN_NAME: Final = "bootstrap"  # noqa: S105 - a name, no secret
 _SAMPLE_NAME: Final = "sample"

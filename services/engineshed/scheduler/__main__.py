@@ -15,6 +15,7 @@ from engineshed.api.scheduler.v1.node_service_pb2_grpc import add_NodeServiceSer
 from engineshed.auth import ServiceTokens, TokenDirectory
 from engineshed.bus import TOKENS, Bus, EventPublisher, KeyValueWatcher, ensure_streams
 from engineshed.eventstore import EventStore, Relay
+from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import RpcServer, open_channel
 from engineshed.runtime import configure_logging, run, supervise, utc_now
 from engineshed.scheduler.access import ACCESS
@@ -27,7 +28,6 @@ from engineshed.scheduler.domain.node import NodeState
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.endpoint_service import EndpointServicer
 from engineshed.scheduler.endpoints import Endpoints
-from engineshed.scheduler.event_service import EventServicer
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.node_service import NodeServicer

@@ -98,7 +98,4 @@ def what_became_of(
         return Fail("CHECKPOINT_FAILED", f"checkpoint {checkpoint_id}: {reason}")
     if found.digest:
         return UseCheckpoint(served(found))
-    if found.state == CatalogCheckpoint.STATE_DELETED:
-        reason = f"checkpoint {checkpoint_id} was deleted before it was registered"
-        return Fail("CHECKPOINT_DELETED", reason)
-    return None
+    return None  # still being copied; a deleted one too, as long as it is held

@@ -1,13 +1,13 @@
 """Where a stack on one machine keeps its files, and the secrets that its parts share."""
 
 import json
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from engineshed.auth import hash_token, new_secret
+from engineshed.runtime import write_private
 
 SERVICES: Final = ("catalog", "scheduler", "agent", "gateway", "ledger")
 _PORTS: Final = ("nats", "catalog", "scheduler")
@@ -75,7 +75,7 @@ class Layout:
         hashes = {
             name: hash_token(_secret(self.token_file(name), f"svc_{name}")) for name in SERVICES
         }
-        write_private(self.services_file, json.dumps(hashes, indent=2))
+        write_private(self.services_file, json.dumps(hashes, indent=2).encode())
         _secret(self.replica_key, "key")
 
     def ports(self) -> dict[str, int]:
@@ -89,17 +89,8 @@ class Layout:
         for name in _PORTS:
             port = known.get(name, 0)
             ports[name] = port if port and is_free("127.0.0.1", port) else _free_port(ports)
-        write_private(file, json.dumps(ports, indent=2))
+        write_private(file, json.dumps(ports, indent=2).encode())
         return ports
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace `path` at once by a file that only its owner can read."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")
-    temporary.replace(path)
 
 
 def is_free(host: str, port: int) -> bool:
@@ -125,5 +116,5 @@ def _free_port(taken: dict[str, int]) -> int:
 
 def _secret(path: Path, prefix: str) -> str:
     if not path.exists():
-        write_private(path, new_secret(prefix))
+        write_private(path, new_secret(prefix).encode())
     return path.read_text().strip()

@@ -12,9 +12,10 @@ from typing import Final
 import httpx
 from rich.console import Console
 
-from engineshed.cli.stack.layout import Layout, is_free, write_private
+from engineshed.cli.stack.layout import Layout, is_free
 from engineshed.cli.stack.programs import StackOptions, programs
 from engineshed.cli.stack.supervisor import Supervisor
+from engineshed.runtime import write_private
 
 START_SECONDS: Final = 120.0
 
@@ -41,7 +42,7 @@ async def running_stack(
                 f"port {options.http_port} on {options.http_host} is taken; "
                 "choose another with --http-port"
             )
-        write_private(layout.gateway_url, options.url)
+        write_private(layout.gateway_url, options.url.encode())
         supervisor = Supervisor(
             layout,
             programs(layout, options),
