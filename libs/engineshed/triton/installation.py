@@ -79,7 +79,7 @@ def prepare_backends(installation: Installation, folder: Path) -> Path:
         backend = Path(scratch) / "new" / "python"
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(installation.backends / "python", backend, ignore=ignored)
-        (backend / _STUB).symlink_to(installation.stub)
+        shutil.copy2(installation.stub, backend)  # a link would end with this environment
         try:
             backend.parent.rename(prepared)
         except OSError:

@@ -104,7 +104,7 @@ class TorchBackend:
             message = f"the build did not end within {_BUILD_SECONDS:.0f} s; see its log"
             raise EngineBuildError("BUILD_TIMEOUT", message, retryable=True) from error
         finally:
-            _kill(process)
+            await _end(process)
         if status != 0:
             raise _died(status)
         return await asyncio.to_thread(EngineManifest.read, destination)
@@ -161,10 +161,11 @@ async def _follow(process: asyncio.subprocess.Process, progress: Progress) -> No
         progress(event["stage"], event["fraction"])
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill the build with all that it started, unless it has ended."""
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill the build with all that it started, unless it has ended, and see it gone."""
     if process.returncode is None:
         os.killpg(process.pid, signal.SIGKILL)  # its own session, so its own group
+    await process.communicate()
 
 
 def _died(status: int) -> EngineBuildError:

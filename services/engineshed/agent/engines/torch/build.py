@@ -114,18 +114,28 @@ def _read_config(layout: Layout) -> PretrainedConfig:
             f"{layout.architecture or model_type} is not a causal language model, "
             "which alone can be served",
         )
-    named, own = layout.architecture, model_class.__name__
-    if named and named.casefold() != own.casefold():
-        if hasattr(transformers, named):
-            raise _refused(
-                "NOT_A_CAUSAL_LM", f"the weights are those of a {named}; a {own} can be served"
-            )
+    _check_architecture(layout.architecture, model_class.__name__)
+    return config
+
+
+def _check_architecture(named: str, served: str) -> None:
+    """Refuse weights that config.json says are those of something else than what is served.
+
+    A class that ends in Model is the served one without its head: the weights tell whether a head
+    is there (it is where it shares the embedding's).
+    """
+    if not named or named.casefold() == served.casefold():
+        return
+    if not hasattr(transformers, named):
         raise _refused(
             "UNKNOWN_ARCHITECTURE",
-            f"{known} does not know the architecture {named}; for the model type {model_type!r} "
-            f"it knows {own}",
+            f"transformers {transformers.__version__} does not know the architecture {named}; "
+            f"for this model type it knows {served}",
         )
-    return config
+    if not named.endswith("Model"):
+        raise _refused(
+            "NOT_A_CAUSAL_LM", f"the weights are those of a {named}; a {served} can be served"
+        )
 
 
 def _max_context(config: PretrainedConfig, asked: int | None) -> int:

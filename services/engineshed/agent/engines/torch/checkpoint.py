@@ -20,7 +20,17 @@ MANIFEST_NAME: Final = "manifest.json"
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_TEXT_SUFFIXES: Final = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".vocab"}
+_TEXT_SUFFIXES: Final = {
+    ".json",
+    ".jinja",
+    ".txt",
+    ".model",
+    ".tiktoken",
+    ".spm",
+    ".vocab",
+    ".bpe",
+    ".codes",
+}
 _TEMPLATES: Final = "additional_chat_templates"
 _LENGTH_BYTES: Final = 8
 _MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors format

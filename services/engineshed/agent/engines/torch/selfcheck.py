@@ -55,7 +55,7 @@ def choose_decoding(model: PreTrainedModel, max_context: int) -> Decoding:
 
 
 def _prompts(model: PreTrainedModel, max_context: int) -> list[list[int]]:
-    vocabulary = model.config.get_text_config().vocab_size
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     dice = random.Random(0)  # noqa: S311 - any tokens will do, the same ones each time
     return [
         [dice.randrange(vocabulary) for _ in range(length)]

@@ -1,0 +1,116 @@
+"""Building in this process, which has PyTorch loaded, and asking what was built."""
+
+import random
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from engineshed.agent.engines.torch.build import build
+from engineshed.agent.engines.torch.requests import Tensors
+from engineshed.agent.engines.torch.serving import LoadedEngine
+from engineshed.agent.engines.torch.task import BuildTask
+
+from .checkpoints import VOCABULARY
+
+DEADLINE = 60.0
+
+
+def build_here(checkpoint: Path, engine: Path, **changes: Any) -> Path:
+    """Build an engine in float32 without the detour through another process."""
+    task = {
+        "checkpoint": str(checkpoint),
+        "checkpoint_digest": "sha256:00",
+        "destination": str(engine),
+        "hardware": "cpu",
+        "max_context": None,
+        "precision": "float32",
+        "max_concurrent": 32,
+    }
+    build(BuildTask(**(task | changes)), lambda _stage, _fraction: None)
+    return engine
+
+
+def prompts_of(lengths: Sequence[int], seed: int = 1) -> list[list[int]]:
+    """Return prompts of random tokens, none of them special."""
+    dice = random.Random(seed)
+    return [[dice.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths]
+
+
+def reference(checkpoint: Path, prompts: Sequence[list[int]], new_tokens: int) -> list[list[int]]:
+    """Return what transformers' `generate` gives for each prompt alone."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    answers = []
+    for prompt in prompts:
+        input_ids = torch.tensor([prompt])
+        output = model.generate(
+            input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            do_sample=False,
+            max_new_tokens=new_tokens,
+        )
+        answers.append(output[0, len(prompt) :].tolist())
+    return answers
+
+
+def inputs(prompt: Sequence[int], new_tokens: int, **more: Any) -> Tensors:
+    """Return the tensors of a request."""
+    values = {
+        "input_ids": [list(prompt)],
+        "input_lengths": [[len(prompt)]],
+        "request_output_len": [[new_tokens]],
+        **{name: [[value]] for name, value in more.items()},
+    }
+    return {name: np.array(value) for name, value in values.items()}
+
+
+class Collected:
+    """An outlet that keeps what is sent, for a test to wait for."""
+
+    def __init__(self) -> None:
+        self.messages: list[list[int]] = []
+        self.error: str | None = None
+        self.cancelled = False
+        self._changed = threading.Condition()
+        self._final = False
+
+    def send(self, tokens: list[int], *, final: bool) -> None:
+        with self._changed:
+            assert not self._final, "nothing comes after the last of it"
+            self.messages.append(tokens)
+            self._final = final
+            self._changed.notify_all()
+
+    def fail(self, message: str) -> None:
+        self.error = message
+        self.send([], final=True)
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for message in self.messages for token in message]
+
+    def answer(self) -> list[int]:
+        """Wait for the end and return all tokens."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._final, DEADLINE), "no answer in time"
+        assert self.error is None, self.error
+        return self.tokens
+
+    def first(self) -> None:
+        """Wait for the first tokens."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: bool(self.tokens), DEADLINE), "no token in time"
+
+
+def ask(engine: LoadedEngine, tensors: Tensors) -> Collected:
+    """Submit a request."""
+    outlet = Collected()
+    engine.submit(tensors, outlet)
+    return outlet

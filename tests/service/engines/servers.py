@@ -1,0 +1,114 @@
+"""A real Triton that serves an engine, and asking it."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from engineshed.agent.engines.torch.backend import TorchBackend
+from engineshed.triton.control import load_model, wait_until_live
+from engineshed.triton.engine import MODEL_NAME
+from engineshed.triton.infer import infer
+from engineshed.triton.installation import find_triton, prepare_backends
+from engineshed.triton.launch import Ports, server_command
+
+DEADLINE = 60.0
+_TYPES = {
+    "streaming": ("BOOL", np.bool_),
+    "temperature": ("FP32", np.float32),
+    "runtime_top_p": ("FP32", np.float32),
+    "len_penalty": ("FP32", np.float32),
+    "seed": ("UINT64", np.uint64),
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running Triton."""
+
+    process: subprocess.Popen[bytes]
+    ports: Ports
+    log: Path
+
+
+@contextmanager
+def triton(engine: Path, folder: Path) -> Iterator[Server]:
+    """Start Triton for an engine, without loading it yet; see that it ends well."""
+    TorchBackend().render(engine, folder / "repository", [0])
+    installation = find_triton()
+    backends = prepare_backends(installation, folder / "backends")
+    command = server_command(installation, folder / "repository", Ports.free(), backends, threads=1)
+    log = folder / "triton.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command.argv, env=command.env, stdout=output, stderr=output)
+    try:
+        asyncio.run(wait_until_live(command.ports.http, DEADLINE))
+        yield Server(process, command.ports, log)
+        process.terminate()
+        assert process.wait(DEADLINE) == 0, log.read_text()[-2000:]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def load(server: Server) -> None:
+    """Load the engine."""
+    asyncio.run(load_model(server.ports.http, MODEL_NAME, DEADLINE))
+
+
+class Client:
+    """A caller of one server. Made in the event loop that uses it."""
+
+    def __init__(self, server: Server) -> None:
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}")
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def __aenter__(self) -> "Client":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    def start(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> Any:
+        """Return the responses to a request, as an asynchronous generator."""
+        values = {
+            "input_ids": list(prompt),
+            "input_lengths": [len(prompt)],
+            "request_output_len": [new_tokens],
+            **{name: [value] for name, value in ({"streaming": True} | more).items()},
+        }
+        request = service_pb2.ModelInferRequest(model_name=MODEL_NAME)
+        for name, value in values.items():
+            datatype, dtype = _TYPES.get(name, ("INT32", np.int32))
+            array = np.array([value], dtype)
+            request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+            request.raw_input_contents.append(array.tobytes())
+        return infer(self._stub, request, DEADLINE)
+
+    async def pieces(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> list[list[int]]:
+        """Return the tokens of each response that has any."""
+        pieces = []
+        async with aclosing(self.start(prompt, new_tokens, **more)) as responses:
+            async for response in responses:
+                outputs = {
+                    output.name: np.frombuffer(raw, np.int32)
+                    for output, raw in zip(
+                        response.outputs, response.raw_output_contents, strict=True
+                    )
+                }
+                if outputs:
+                    assert outputs["sequence_length"].tolist() == [len(outputs["output_ids"])]
+                    pieces.append(outputs["output_ids"].tolist())
+        return pieces
+
+    async def answer(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> list[int]:
+        """Return all tokens of an answer."""
+        pieces = await self.pieces(prompt, new_tokens, **more)
+        return [token for piece in pieces for token in piece]

@@ -1,0 +1,49 @@
+"""Whatever the architecture: greedy answers are those of `generate`, token for token."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engineshed.agent.engines.torch.serving import LoadedEngine
+
+from .checkpoints import END_ID
+from .engines import ask, inputs, prompts_of, reference
+
+_LENGTHS = (1, 2, 5, 17, 40, 64, 100, 9, 33, 3, 50, 21, 7, 80, 12, 28)
+_DECODING = {
+    "llama": "continuous",
+    "qwen2": "continuous",
+    "mistral": "continuous",
+    "gemma2": "continuous",
+    "gemma3_text": "continuous",
+    "mixtral": "continuous",
+    "phi": "continuous",
+    "gpt_neox": "continuous",
+    "opt": "continuous",
+    "gpt2": "continuous",
+    "gptj": "sequential",
+    "mpt": "sequential",
+    "bloom": "sequential",
+    "falcon": "sequential",
+    "mamba": "sequential",
+    "lfm2": "sequential",
+    "recurrent_gemma": "exclusive",
+}
+
+
+@pytest.mark.parametrize("kind", _DECODING)
+def test_answers_at_once_are_those_of_generate_alone(
+    kind: str, checkpoint: Callable[[str], Path], engine: Callable[[str], Path]
+) -> None:
+    prompts = prompts_of(_LENGTHS)
+    expected = reference(checkpoint(kind), prompts, 16)
+    loaded = LoadedEngine(engine(kind), on_broken=lambda: None)
+    try:
+        asked = [ask(loaded, inputs(prompt, 16, end_id=END_ID)) for prompt in prompts]
+        answers = [each.answer() for each in asked]
+    finally:
+        loaded.close()
+
+    assert loaded.manifest.decoding == _DECODING[kind]
+    assert answers == expected

@@ -1,0 +1,262 @@
+"""Building engines: what comes out, what is refused and how, and that it can be stopped."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engineshed.agent.engines.interface import (
+    BuildRequest,
+    Checkpoint,
+    EngineBuildError,
+    Hardware,
+)
+from engineshed.agent.engines.torch.backend import TorchBackend
+from engineshed.triton.engine import EngineManifest
+
+from .checkpoints import MAX_CONTEXT, VOCABULARY, write_checkpoint
+from .engines import DEADLINE, build_here
+
+BACKEND = TorchBackend(threads=1)
+
+
+@pytest.fixture
+def copied(tmp_path: Path, checkpoint: Callable[[str], Path]) -> Path:
+    """A checkpoint to spoil."""
+    return shutil.copytree(checkpoint("llama"), tmp_path / "copied")
+
+
+def request_for(checkpoint: Path, **changes: Any) -> BuildRequest:
+    request = BuildRequest(Checkpoint(checkpoint, "sha256:11"), precision="float32")
+    return replace(request, **changes)
+
+
+def refusal(checkpoint: Path, tmp_path: Path, **changes: Any) -> EngineBuildError:
+    """Return why no engine comes of a checkpoint, for good."""
+    with pytest.raises(EngineBuildError) as caught:
+        build_here(checkpoint, tmp_path / "refused", **changes)
+    assert not caught.value.retryable
+    return caught.value
+
+
+def change_config(checkpoint: Path, **changes: Any) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+async def test_a_build_in_a_process_of_its_own_says_how_far_it_is_and_what_came_out(
+    tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    stages: list[str] = []
+    destination = tmp_path / "engine"
+    destination.mkdir()
+    log = tmp_path / "build.log"
+
+    manifest = await BACKEND.build(
+        request_for(checkpoint("llama"), max_context=128, max_concurrent=5),
+        destination,
+        lambda stage, _fraction: stages.append(stage),
+        log,
+    )
+
+    assert list(dict.fromkeys(stages)) == ["verifying", "copying", "loading", "checking"]
+    assert log.exists()
+    assert manifest == EngineManifest.read(destination)
+    assert manifest.is_whole
+    assert manifest.checkpoint_digest == "sha256:11"
+    assert manifest.architecture == "LlamaForCausalLM"
+    assert (manifest.max_context, manifest.max_concurrent) == (128, 5)
+    assert (manifest.dtype, manifest.vocab_size) == ("float32", VOCABULARY)
+    assert manifest.decoding == "continuous"
+    assert manifest.versions == BACKEND.fingerprint()
+    placed = {path.relative_to(destination).as_posix() for path in destination.rglob("*.*")}
+    assert placed == {*manifest.files, "engine.json"}
+
+
+async def test_what_the_process_refuses_reaches_whoever_asked(tmp_path: Path, copied: Path) -> None:
+    change_config(copied, model_type="unheard_of", architectures=["UnheardOfForCausalLM"])
+
+    with pytest.raises(EngineBuildError, match="'unheard_of'") as caught:
+        await BACKEND.build(request_for(copied), tmp_path, lambda *_: None, tmp_path / "log")
+
+    assert caught.value.code == "UNKNOWN_ARCHITECTURE"
+    assert not caught.value.retryable
+
+
+async def test_a_build_that_is_cancelled_leaves_no_process(
+    tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    started = asyncio.Event()
+    building = asyncio.create_task(
+        BACKEND.build(
+            request_for(checkpoint("llama")),
+            tmp_path,
+            lambda *_: started.set(),
+            tmp_path / "build.log",
+        )
+    )
+    await asyncio.wait_for(started.wait(), DEADLINE)
+    [process] = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if str(tmp_path) in " ".join(child.cmdline())
+    ]
+    building.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await building
+
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_checkpoints_own_precision_is_kept_unless_another_is_asked_for(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint("llama", tmp_path / "half", dtype=torch.bfloat16)
+
+    own = build_here(checkpoint, tmp_path / "own", precision=None)
+    other = build_here(checkpoint, tmp_path / "other", precision="float32")
+
+    assert EngineManifest.read(own).dtype == "bfloat16"
+    assert EngineManifest.read(own).decoding == "continuous"
+    assert EngineManifest.read(other).dtype == "float32"
+    assert EngineManifest.read(own).digest != EngineManifest.read(other).digest
+
+
+def test_an_engine_is_whole_without_the_checkpoint_it_came_from(
+    tmp_path: Path, copied: Path
+) -> None:
+    engine = build_here(copied, tmp_path / "engine")
+    shutil.rmtree(copied)
+
+    assert EngineManifest.read(engine).max_context == MAX_CONTEXT
+    assert load_file(engine / "checkpoint" / "model.safetensors")
+
+
+def test_the_same_build_gives_the_same_digest(
+    tmp_path: Path, engine: Callable[[str], Path], checkpoint: Callable[[str], Path]
+) -> None:
+    again = build_here(checkpoint("llama"), tmp_path / "engine")
+
+    assert EngineManifest.read(again).digest == EngineManifest.read(engine("llama")).digest
+
+
+def test_unknown_architectures_are_named(tmp_path: Path, copied: Path) -> None:
+    change_config(copied, architectures=["UnheardOfForCausalLM"])
+    error = refusal(copied, tmp_path)
+    assert error.code == "UNKNOWN_ARCHITECTURE"
+    assert "UnheardOfForCausalLM" in error.message
+    assert "transformers 5" in error.message
+
+    change_config(copied, model_type="custom", auto_map={"AutoModelForCausalLM": "custom.Custom"})
+    error = refusal(copied, tmp_path)
+    assert error.code == "UNKNOWN_ARCHITECTURE"
+    assert "never run" in error.message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [("llama", "LlamaForSequenceClassification"), ("t5", "T5ForConditionalGeneration")],
+)
+def test_what_is_no_causal_language_model_is_refused(
+    tmp_path: Path, copied: Path, model_type: str, architecture: str
+) -> None:
+    change_config(copied, model_type=model_type, architectures=[architecture])
+
+    error = refusal(copied, tmp_path)
+
+    assert error.code == "NOT_A_CAUSAL_LM"
+    assert architecture in error.message
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
+def test_a_checkpoint_without_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    checkpoint = write_checkpoint(kind, tmp_path / "mute", tokenizer=False)
+
+    error = refusal(checkpoint, tmp_path)
+
+    assert error.code == "NO_TOKENIZER"
+    assert "tokenizer.json" in error.message
+
+
+def test_weights_that_lack_a_tensor_or_have_another_shape_are_refused(
+    tmp_path: Path, copied: Path
+) -> None:
+    weights = copied / "model.safetensors"
+    tensors = load_file(weights)
+    norm = tensors.pop("model.norm.weight")
+    save_file(tensors, weights, {"format": "pt"})
+    error = refusal(copied, tmp_path / "1")
+    assert error.code == "MISSING_WEIGHTS"
+    assert "model.norm.weight" in error.message
+
+    save_file({**tensors, "model.norm.weight": norm[:5].clone()}, weights, {"format": "pt"})
+    assert refusal(copied, tmp_path / "2").code == "LOAD_FAILED"
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, copied: Path) -> None:
+    weights = copied / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"].fill_(float("nan"))
+    save_file(tensors, weights, {"format": "pt"})
+
+    error = refusal(copied, tmp_path)
+
+    assert error.code == "MODEL_BROKEN"
+    assert "NaN" in error.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [(MAX_CONTEXT + 1, "MAX_CONTEXT_TOO_LARGE"), (3, "MAX_CONTEXT_TOO_SMALL")],
+)
+def test_a_context_that_the_model_cannot_have_is_refused(
+    tmp_path: Path, checkpoint: Callable[[str], Path], asked: int, code: str
+) -> None:
+    assert refusal(checkpoint("llama"), tmp_path, max_context=asked).code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"quantization": "fp8"}, "UNSUPPORTED_QUANTIZATION"),
+        ({"precision": "int8"}, "UNSUPPORTED_PRECISION"),
+        ({"hardware": Hardware("NVIDIA H200", count=2)}, "UNSUPPORTED_GPU_COUNT"),
+    ],
+)
+async def test_what_this_back_end_cannot_do_is_refused_at_once(
+    tmp_path: Path, checkpoint: Callable[[str], Path], changes: dict[str, Any], code: str
+) -> None:
+    request = request_for(checkpoint("llama"), **changes)
+
+    with pytest.raises(EngineBuildError) as estimated:
+        BACKEND.fits(request)
+    with pytest.raises(EngineBuildError) as built:
+        await BACKEND.build(request, tmp_path, lambda *_: None, tmp_path / "log")
+
+    assert estimated.value.code == built.value.code == code
+
+
+def test_a_model_fits_where_there_is_room_for_it(checkpoint: Callable[[str], Path]) -> None:
+    request = request_for(checkpoint("llama"))
+    unknown = BACKEND.fits(request)
+    roomy = BACKEND.fits(replace(request, hardware=Hardware(memory_bytes=unknown.needed_bytes)))
+    tight = BACKEND.fits(replace(request, hardware=Hardware(memory_bytes=1 << 20)))
+
+    assert unknown.fits
+    assert roomy.fits
+    assert not tight.fits
+    assert "1 MiB" in tight.reason
+
+
+def test_this_host_can_run_it() -> None:
+    probe = BACKEND.probe()
+
+    assert probe.available, probe.reason
+    assert probe.versions == BACKEND.fingerprint()

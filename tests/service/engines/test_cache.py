@@ -1,0 +1,208 @@
+"""The engine cache, with a back end that writes a file: built once, checked before each use."""
+
+import asyncio
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from engineshed.agent.engines.cache import EngineCache, cache_key
+from engineshed.agent.engines.files import hash_file
+from engineshed.agent.engines.interface import (
+    BuildRequest,
+    Checkpoint,
+    EngineBuildError,
+    Fit,
+    Probe,
+    Progress,
+)
+from engineshed.triton.engine import EngineFile, EngineManifest
+
+REQUEST = BuildRequest(Checkpoint(Path("/nowhere"), "sha256:11"))
+
+
+class WritingBackend:
+    """Builds engines of one file. A build waits until `let_go` is set, and fails if told to."""
+
+    name = "writing"
+
+    def __init__(self) -> None:
+        self.builds = 0
+        self.error: EngineBuildError | None = None
+        self.started = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+
+    def probe(self) -> Probe:
+        return Probe(available=True)
+
+    def fingerprint(self) -> Mapping[str, str]:
+        return {"pen": "1.0"}
+
+    def fits(self, request: BuildRequest) -> Fit:
+        return Fit(True, 0, 0)
+
+    async def build(
+        self, request: BuildRequest, destination: Path, progress: Progress, log: Path
+    ) -> EngineManifest:
+        self.builds += 1
+        progress("writing", 0.5)
+        (destination / "words").write_text("weights")
+        self.started.set()
+        await self.let_go.wait()
+        if self.error:
+            raise self.error
+        manifest = manifest_of(request).sealed(
+            {"words": EngineFile(7, hash_file(destination / "words"))}
+        )
+        manifest.write(destination)
+        return manifest
+
+    def render(self, engine: Path, repository: Path, gpus: Sequence[int]) -> None:
+        raise NotImplementedError
+
+
+def manifest_of(request: BuildRequest) -> EngineManifest:
+    return EngineManifest(
+        backend="writing",
+        engine_kind="pytorch",
+        checkpoint_digest=request.checkpoint.digest,
+        architecture="Words",
+        parameter_count=0,
+        dtype="float32",
+        quantization=None,
+        vocab_size=1,
+        max_context=1,
+        max_concurrent=1,
+        eos_token_ids=(),
+        hardware="cpu",
+        decoding="continuous",
+        attention="none",
+        tokenizer="",
+    )
+
+
+@pytest.fixture
+def backend() -> WritingBackend:
+    return WritingBackend()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+def unheard(_stage: str, _fraction: float) -> None:
+    pass
+
+
+async def test_an_engine_is_built_once_and_then_found(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    built = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+    found = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+
+    assert (built.built, found.built) == (True, False)
+    assert built.directory == found.directory == tmp_path / "engines" / built.key
+    assert built.key == cache_key(backend, REQUEST)
+    assert built.manifest == found.manifest
+    assert (found.directory / "words").read_text() == "weights"
+
+
+async def test_those_who_ask_at_the_same_time_share_one_build_and_all_hear_of_it(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    backend.let_go.clear()
+    heard: list[list[str]] = [[] for _ in range(5)]
+
+    def listener(stages: list[str]) -> Progress:
+        return lambda stage, _fraction: stages.append(stage)
+
+    asking = [
+        asyncio.create_task(cache.get(backend, REQUEST, listener(each), tmp_path / "log"))
+        for each in heard
+    ]
+    await backend.started.wait()
+    backend.let_go.set()
+    engines = await asyncio.gather(*asking)
+
+    assert backend.builds == 1
+    assert [engine.built for engine in engines].count(True) == 1
+    assert all("verifying" in each or "writing" in each for each in heard)
+
+
+async def test_when_the_one_who_builds_is_cancelled_the_next_in_line_builds(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    backend.let_go.clear()
+    first = asyncio.create_task(cache.get(backend, REQUEST, unheard, tmp_path / "log"))
+    await backend.started.wait()
+    second = asyncio.create_task(cache.get(backend, REQUEST, unheard, tmp_path / "log"))
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    backend.let_go.set()
+
+    assert (await second).built
+    assert backend.builds == 2
+
+
+async def test_a_failed_build_leaves_nothing_and_may_be_tried_again(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    backend.error = EngineBuildError("NO_INK", "there is no ink", retryable=True)
+    with pytest.raises(EngineBuildError, match="no ink"):
+        await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+    assert list((tmp_path / "engines").iterdir()) == []
+
+    backend.error = None
+    assert (await cache.get(backend, REQUEST, unheard, tmp_path / "log")).built
+
+
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing", "manifest"])
+async def test_a_damaged_engine_is_built_anew(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path, damage: str
+) -> None:
+    engine = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+    words, manifest = engine.directory / "words", engine.directory / "engine.json"
+    match damage:
+        case "changed":
+            words.write_text("weighTs")
+        case "truncated":
+            words.write_text("weigh")
+        case "missing":
+            words.unlink()
+        case "manifest":
+            manifest.write_text(
+                manifest.read_text().replace('"max_context": 1', '"max_context": 9')
+            )
+
+    again = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+
+    assert again.built
+    assert (again.directory / "words").read_text() == "weights"
+
+
+async def test_an_engine_that_was_moved_here_whole_is_taken(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    engine = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+    shutil.copytree(engine.directory, tmp_path / "others" / engine.key)
+
+    found = await EngineCache(tmp_path / "others").get(backend, REQUEST, unheard, tmp_path / "log")
+
+    assert not found.built
+
+
+async def test_what_a_killed_build_left_is_swept_away(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    engine = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+    half = tmp_path / "engines" / f"{'0' * 64}.building"
+    half.mkdir()
+    (half / "words").write_text("wei")
+
+    cache.sweep()
+
+    assert list((tmp_path / "engines").iterdir()) == [engine.directory]

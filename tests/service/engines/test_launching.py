@@ -1,0 +1,115 @@
+"""Starting Triton: finding it, and ending with whoever started it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engineshed.triton.installation import find_triton, prepare_backends
+from engineshed.triton.launch import Ports, engine_environment, on_a_leash, server_command
+
+from .servers import DEADLINE
+
+_KEEPER = """
+import subprocess, sys
+from engineshed.triton.launch import on_a_leash
+child = subprocess.Popen(on_a_leash(["sleep", "600"]))
+print(child.pid, flush=True)
+child.wait()
+"""
+
+_SERVING_KEEPER = """
+import json, sys, time
+from pathlib import Path
+from tests.service.engines.servers import load, triton
+with triton(Path(sys.argv[1]), Path(sys.argv[2])) as server:
+    load(server)
+    print(server.process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def wait_until_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=DEADLINE)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_program_on_a_leash_dies_with_its_parent() -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", _KEEPER], stdout=subprocess.PIPE)
+    assert keeper.stdout is not None
+    leashed = psutil.Process(int(keeper.stdout.readline()))
+    keeper.kill()
+    keeper.communicate()
+
+    wait_until_gone([leashed])
+
+
+def test_a_program_whose_parent_is_gone_already_does_not_start() -> None:
+    [python, *options, _parent, program] = on_a_leash(["true"])
+    late = subprocess.run(
+        [python, *options, str(os.getpid() + 1), program], capture_output=True, check=False
+    )
+
+    assert late.returncode != 0
+    assert b"parent" in late.stderr
+
+
+def test_a_killed_front_leaves_neither_server_nor_stub_nor_shared_memory(
+    engine: Callable[[str], Path], tmp_path: Path
+) -> None:
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", _SERVING_KEEPER, str(engine("llama")), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )
+    assert keeper.stdout is not None
+    server = psutil.Process(int(keeper.stdout.readline()))
+    [stub] = server.children()
+    [region] = [Path("/dev/shm", name) for name in stub.cmdline() if "shm_region" in name]
+    assert region.exists()
+    keeper.send_signal(signal.SIGKILL)
+    keeper.communicate()
+
+    wait_until_gone([server, stub])
+    assert not region.exists()
+
+
+def test_back_ends_are_prepared_once_however_many_ask(tmp_path: Path) -> None:
+    installation = find_triton()
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(prepare_backends, installation, tmp_path) for _ in range(8)]
+        [prepared] = {each.result() for each in asked}
+
+    assert list(tmp_path.iterdir()) == [prepared]
+    assert {path.name for path in (prepared / "python").iterdir()} >= {
+        "libtriton_python.so",
+        "triton_python_backend_stub",
+        "triton_python_backend_utils.py",
+    }
+
+
+def test_an_engine_learns_none_of_our_secrets_and_fetches_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ENGINESHED_NATS_URL", "nats://user:pa55word@127.0.0.1")
+    environment = engine_environment(threads=3)
+
+    assert "pa55word" not in json.dumps(environment)
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["ENGINESHED_TORCH_THREADS"] == environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_virtual_environment_comes_first_in_the_servers_path(tmp_path: Path) -> None:
+    command = server_command(
+        find_triton(), tmp_path, Ports(1, 2, 3), tmp_path, env={"CUDA_VISIBLE_DEVICES": "1"}
+    )
+
+    assert command.env["PATH"].split(os.pathsep)[0] == str(Path(sys.prefix) / "bin")
+    assert command.env["CUDA_VISIBLE_DEVICES"] == "1"

@@ -1,0 +1,251 @@
+"""A loaded engine: sampling, ending, cancelling, turning away; each request on its own."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engineshed.agent.engines.torch import continuous
+from engineshed.agent.engines.torch.requests import InvalidRequestError
+from engineshed.agent.engines.torch.serving import FullError, LoadedEngine
+
+from .checkpoints import END_ID, MAX_CONTEXT, write_checkpoint
+from .engines import DEADLINE, ask, build_here, inputs, prompts_of, reference
+
+SAMPLED: dict[str, Any] = {"temperature": 1.2, "runtime_top_p": 0.95}
+
+
+@pytest.fixture(scope="module", params=["llama", "gptj"], ids=["continuous", "sequential"])
+def loaded(request: pytest.FixtureRequest, engine: Callable[[str], Path]) -> Iterator[LoadedEngine]:
+    engine_in_memory = LoadedEngine(engine(request.param), on_broken=lambda: None)
+    yield engine_in_memory
+    engine_in_memory.close()
+
+
+def test_the_same_seed_gives_the_same_answer_whatever_runs_beside_it(loaded: LoadedEngine) -> None:
+    prompt, *others = prompts_of([12, 3, 30, 7, 50, 5, 9])
+    alone = ask(loaded, inputs(prompt, 30, **SAMPLED, seed=7)).answer()
+
+    beside = [ask(loaded, inputs(other, 40, **SAMPLED)) for other in others]
+    again = ask(loaded, inputs(prompt, 30, **SAMPLED, seed=7)).answer()
+    for each in beside:
+        each.answer()
+
+    assert again == alone
+
+
+def test_other_seeds_and_no_seed_give_other_answers(loaded: LoadedEngine) -> None:
+    [prompt] = prompts_of([12])
+    seeds: tuple[dict[str, int], ...] = ({"seed": 1}, {"seed": 2}, {"seed": 2**64 - 1}, {}, {})
+    answers = [ask(loaded, inputs(prompt, 30, **SAMPLED, **seed)).answer() for seed in seeds]
+
+    assert len({tuple(answer) for answer in answers}) == len(seeds)
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {"temperature": 0.0}, {"runtime_top_k": 1, "temperature": 2.0, "seed": 3}]
+)
+def test_zero_temperature_top_k_of_one_and_no_choice_at_all_take_the_likeliest(
+    loaded: LoadedEngine,
+    choice: dict[str, Any],
+    checkpoint: Callable[[str], Path],
+    request: pytest.FixtureRequest,
+) -> None:
+    kind = "llama" if loaded.manifest.decoding == "continuous" else "gptj"
+    [prompt] = prompts_of([12])
+    [expected] = reference(checkpoint(kind), [prompt], 12)
+
+    assert ask(loaded, inputs(prompt, 12, end_id=END_ID, **choice)).answer() == expected
+
+
+def test_an_answer_ends_with_the_end_token_and_at_the_limit_without_one(
+    loaded: LoadedEngine,
+) -> None:
+    [prompt] = prompts_of([12])
+    endless = ask(loaded, inputs(prompt, 40)).answer()
+    end = endless[20]
+
+    ended = ask(loaded, inputs(prompt, 40, end_id=end)).answer()
+
+    assert len(endless) == 40
+    assert ended == endless[: endless.index(end) + 1]
+
+
+def test_an_answer_ends_with_a_stop_word(loaded: LoadedEngine) -> None:
+    [prompt] = prompts_of([12])
+    endless = ask(loaded, inputs(prompt, 40)).answer()
+    word = endless[9:11]
+    tensors = dict(inputs(prompt, 40, streaming=True))
+    tensors["stop_words_list"] = np.array([[[1, 1, 1, *word], [3, 5, -1, -1, -1]]])
+
+    answer = ask(loaded, tensors).answer()
+
+    assert answer[-2:] == word
+    assert answer == endless[: len(answer)]
+    assert len(answer) <= 11
+
+
+def test_streamed_pieces_joined_are_the_whole_answer(loaded: LoadedEngine) -> None:
+    [prompt] = prompts_of([12])
+    whole = ask(loaded, inputs(prompt, 40))
+    streamed = ask(loaded, inputs(prompt, 40, streaming=True))
+
+    assert streamed.answer() == whole.answer()
+    assert len(whole.messages) == 1
+    assert len(streamed.messages) > 1
+
+
+@pytest.mark.parametrize(
+    ("penalty", "value"),
+    [("presence_penalty", 50.0), ("frequency_penalty", 50.0), ("repetition_penalty", 1000.0)],
+)
+def test_a_strong_penalty_lets_no_token_come_twice(
+    loaded: LoadedEngine, penalty: str, value: float
+) -> None:
+    [prompt] = prompts_of([12])
+    answer = ask(loaded, inputs(prompt, 40, **{penalty: value})).answer()
+
+    assert len(set(answer)) == len(answer)
+
+
+def test_more_requests_than_it_admits_are_turned_away_and_the_others_not_disturbed(
+    loaded: LoadedEngine,
+) -> None:
+    prompts = prompts_of([5] * loaded.manifest.max_concurrent)
+    undisturbed = ask(loaded, inputs(prompts[0], 100)).answer()
+    admitted = [ask(loaded, inputs(prompt, 100)) for prompt in prompts]
+
+    with pytest.raises(FullError, match="32 requests"):
+        ask(loaded, inputs(prompts[0], 1))
+
+    assert admitted[0].answer() == undisturbed
+    for each in admitted:
+        assert len(each.answer()) == 100
+
+
+def test_whoever_has_the_whole_answer_may_ask_again_at_once(loaded: LoadedEngine) -> None:
+    prompts = prompts_of([5] * loaded.manifest.max_concurrent)
+    for _ in range(5):
+        asked = [ask(loaded, inputs(prompt, 2)) for prompt in prompts]
+        for each in asked:
+            each.answer()
+
+
+def test_a_cancelled_request_gives_its_place_to_the_next_at_once(loaded: LoadedEngine) -> None:
+    prompts = prompts_of([5] * loaded.manifest.max_concurrent)
+    asked = [ask(loaded, inputs(prompt, 240, streaming=True)) for prompt in prompts]
+    for each in asked:
+        each.first()
+    for each in asked:
+        each.cancelled = True
+
+    again = [ask(loaded, inputs(prompt, 4)) for prompt in prompts]
+
+    assert [len(each.answer()) for each in again] == [4] * len(again)
+    assert all(len(each.tokens) < 240 for each in asked)
+
+
+def test_a_bad_request_is_refused_by_name(loaded: LoadedEngine) -> None:
+    refused = {
+        "input_lengths 300 and request_output_len 10": inputs([3] * 300, 10),
+        "input_ids has the token 300": inputs([3, 300], 10),
+        "input_lengths 0": inputs([], 10),
+        "request_output_len 0": inputs([3], 0),
+        "temperature -1": inputs([3], 5, temperature=-1.0),
+        "temperature nan": inputs([3], 5, temperature=float("nan")),
+        "runtime_top_p 1.5": inputs([3], 5, runtime_top_p=1.5),
+        "runtime_top_k -1": inputs([3], 5, runtime_top_k=-1),
+        "repetition_penalty 0": inputs([3], 5, repetition_penalty=0.0),
+        "beam_width 2": inputs([3], 5, beam_width=2),
+    }
+    for message, tensors in refused.items():
+        with pytest.raises(InvalidRequestError, match=message):
+            ask(loaded, tensors)
+
+    assert len(ask(loaded, inputs([3] * (MAX_CONTEXT - 10), 10)).answer()) == 10
+
+
+def test_a_failure_of_one_answer_leaves_the_others_alone(
+    loaded: LoadedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = prompts_of([5, 8])
+    expected = ask(loaded, inputs(second, 60)).answer()
+    unlucky = ask(loaded, inputs(first, 200, streaming=True))
+    other = ask(loaded, inputs(second, 60))
+
+    def gone(_tokens: list[int], *, final: bool) -> None:
+        raise RuntimeError("the caller is gone")
+
+    monkeypatch.setattr(unlucky, "send", gone)
+
+    assert other.answer() == expected
+
+
+def test_an_engine_whose_steps_fail_says_so_to_all_and_calls_for_its_end(
+    engine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+    loaded = LoadedEngine(engine("llama"), on_broken=broken.set)
+    try:
+        asked = [ask(loaded, inputs(prompt, 200, streaming=True)) for prompt in prompts_of([5, 9])]
+        for each in asked:
+            each.first()
+        decoder = loaded._decoder
+        assert isinstance(decoder, continuous.ContinuousDecoder)
+
+        def fail(*_args: object, **_kwargs: object) -> None:
+            raise RuntimeError("the device is lost")
+
+        monkeypatch.setattr(decoder._model, "forward", fail)
+        for each in asked:
+            with pytest.raises(AssertionError, match="the device is lost"):
+                each.answer()
+
+        assert broken.wait(DEADLINE)
+    finally:
+        loaded.close()
+
+
+def test_where_the_cache_is_too_small_for_all_requests_wait_and_still_get_their_own_answers(
+    engine: Callable[[str], Path],
+    checkpoint: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(continuous, "_CPU_CACHE_TOKENS", MAX_CONTEXT)
+    prompts = prompts_of([5, 100, 60, 90] * 4)
+    expected = reference(checkpoint("llama"), prompts, 60)
+    loaded = LoadedEngine(engine("llama"), on_broken=lambda: None)
+    try:
+        asked = [ask(loaded, inputs(prompt, 60, end_id=END_ID)) for prompt in prompts]
+        answers = [each.answer() for each in asked]
+    finally:
+        loaded.close()
+
+    assert answers == expected
+
+
+def test_what_generation_config_does_to_a_greedy_choice_is_honoured(tmp_path: Path) -> None:
+    generation = {
+        "repetition_penalty": 1.7,
+        "suppress_tokens": [17, 18],
+        "eos_token_id": [END_ID, 250, 251],
+        "do_sample": True,
+        "temperature": 0.3,
+        "top_k": 7,
+    }
+    checkpoint = write_checkpoint("llama", tmp_path / "checkpoint", generation=generation)
+    prompts = prompts_of([3, 12, 40])
+    expected = reference(checkpoint, prompts, 60)
+    loaded = LoadedEngine(build_here(checkpoint, tmp_path / "engine"), on_broken=lambda: None)
+    try:
+        asked = [ask(loaded, inputs(prompt, 60, end_id=END_ID)) for prompt in prompts]
+        answers = [each.answer() for each in asked]
+    finally:
+        loaded.close()
+
+    assert loaded.manifest.decoding == "sequential"
+    assert loaded.manifest.eos_token_ids == (END_ID, 250, 251)
+    assert answers == expected
