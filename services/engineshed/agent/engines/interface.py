@@ -24,7 +24,7 @@ class EngineBuildError(Exception):
     """A build that failed, in words for the owner of the checkpoint.
 
     Attributes:
-        code: UPPER_SNAKE, e.g. UNKNOWN_ARCHITECTURE. See `docs/` of each back end for its codes.
+        code: UPPER_SNAKE, e.g. UNKNOWN_ARCHITECTURE. Each back end's package lists its own.
         message: what is wrong, and the way out.
         retryable: false when the same build would fail again anywhere.
 
