@@ -21,6 +21,8 @@ _LIVE_SECONDS: Final = 120.0
 _LOAD_SECONDS: Final = 3600.0
 _METRICS_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 4.0
+_UNLOAD_SECONDS: Final = 0
+"""The front has ended all requests before it ends Triton: unloading would only take time."""
 _ATTEMPTS: Final = 3
 """Starts, since another process may take a port that was free a moment ago."""
 _EVIDENCE_BYTES: Final = 2000
@@ -68,7 +70,7 @@ class TritonServer:
                 repository,
                 Ports.free(),
                 prepared,
-                exit_timeout_secs=int(_STOP_SECONDS) - 1,
+                exit_timeout_secs=_UNLOAD_SECONDS,
                 threads=threads or None,
             )
             server = await cls._spawn(command, log_file)

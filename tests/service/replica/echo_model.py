@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
+from engineshed.triton.orphan import end_with_server
+
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
         self._room = threading.Semaphore(int(parameters["max_concurrent"]["string_value"]))
-        parent = os.getppid()
-        threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+        end_with_server()
         if "load_error" in parameters:
             raise RuntimeError(parameters["load_error"]["string_value"])
 
@@ -45,13 +46,6 @@ class TritonPythonModel:
             answer(sender, inputs)
         finally:
             self._room.release()
-
-
-def end_with(parent: int) -> None:
-    """End when Triton has: killed at the wrong moment, it leaves its stub waiting for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 def answer(sender: Any, inputs: dict[str, Any]) -> None:
