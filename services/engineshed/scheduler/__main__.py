@@ -28,12 +28,13 @@ from engineshed.scheduler.domain.node import NodeState
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.endpoint_service import EndpointServicer
 from engineshed.scheduler.endpoints import Endpoints
+from engineshed.scheduler.heard_times import HeardTimes
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.node_service import NodeServicer
 from engineshed.scheduler.nodes import Nodes
 from engineshed.scheduler.observations import Observations
-from engineshed.scheduler.reconciler import HeardTimes, Reconciler
+from engineshed.scheduler.reconciler import Reconciler
 from engineshed.scheduler.replica_secrets import ReplicaSecrets
 from engineshed.scheduler.routes import Routes
 from engineshed.scheduler.settings import SchedulerSettings
@@ -104,6 +105,7 @@ async def _serve(
     observations = Observations(journal, agents, endpoints, nodes)
     server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
     server.add(add_EventServiceServicer_to_server, EventServicer(store))
+    heard = HeardTimes(journal, agents)
     log.info("ready", address=await server.start())
     try:
         await supervise(
@@ -117,10 +119,11 @@ async def _serve(
                 "awaited checkpoints": awaited.poll(),
                 "checkpoint events": awaited.listen(),
                 "holds": Holds(journal, catalog).run(),
-                "heard times": HeardTimes(journal, agents).run(),
+                "heard times": heard.run(),
             },
         )
     finally:
+        await heard.note()
         agents.end_all()
         await server.stop(_GRACE_S)
 

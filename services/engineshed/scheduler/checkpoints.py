@@ -19,7 +19,7 @@ from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.store import SERVICE
 
-_KINDS: Final = ("CheckpointRegistered", "CheckpointFailed", "CheckpointDeleted")
+_KINDS: Final = ("CheckpointRegistered", "CheckpointFailed", "CheckpointReclaimed")
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class AwaitedCheckpoints:
             case (
                 catalog_events.CheckpointRegistered()
                 | catalog_events.CheckpointFailed()
-                | catalog_events.CheckpointDeleted()
+                | catalog_events.CheckpointReclaimed()
             ) as event if self._view.awaiting(event.checkpoint_id):
                 await self._look_at(event.checkpoint_id)
 

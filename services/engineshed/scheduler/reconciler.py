@@ -15,7 +15,6 @@ import structlog
 from engineshed import ids
 from engineshed.errors import DomainError, Kind
 from engineshed.runtime import utc_now
-from engineshed.scheduler import store
 from engineshed.scheduler.agents import Agents
 from engineshed.scheduler.domain.commands import Lose, Place, Placement, Wait
 from engineshed.scheduler.domain.desired import SecretOf, desired_replicas
@@ -178,32 +177,3 @@ class Reconciler:
         await self._routes.publish(endpoints)
         for node_id, replicas in desired.items():
             self._agents.send(node_id, replicas)
-
-
-class HeardTimes:
-    """Notes from time to time when nodes were last heard.
-
-    A node that falls silent while no scheduler runs is lost since then, and not since the next
-    scheduler has missed it.
-    """
-
-    _EVERY_S: Final = 5.0
-
-    def __init__(self, journal: Journal, agents: Agents) -> None:
-        self._journal = journal
-        self._agents = agents
-
-    async def run(self) -> None:
-        """Note them until cancelled."""
-        noted = utc_now()
-        while True:
-            await asyncio.sleep(self._EVERY_S)
-            now = utc_now()
-            heard = self._agents.heard_since(noted)
-            try:
-                if heard:
-                    await store.note_heard(self._journal.store, heard)
-            except DomainError as error:
-                log.warning("heard times not noted", error=error.message)
-                continue
-            noted = now

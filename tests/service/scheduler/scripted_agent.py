@@ -36,6 +36,28 @@ LAST_STAGE = {
 }
 
 
+async def refusal(address: str, token: str | None, first: ConnectRequest) -> grpc.StatusCode:
+    """Return how a connection ends that begins with `first`.
+
+    It takes gRPC's blocking client: the other one may call a refusal an internal error of its own
+    when it is still sending.
+    """
+
+    def connect() -> grpc.StatusCode:
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        with grpc.insecure_channel(address) as channel:
+            replies = AgentServiceStub(channel).Connect(
+                iter([first]), metadata=metadata, timeout=30
+            )
+            with suppress(grpc.RpcError):
+                for _ in replies:
+                    pass
+            code: grpc.StatusCode = replies.code()
+        return code
+
+    return await asyncio.to_thread(connect)
+
+
 class ScriptedAgent:
     """One node's agent; its replicas outlive its connections."""
 

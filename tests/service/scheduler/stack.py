@@ -90,6 +90,15 @@ class Stack:
                 health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=DEADLINE
             )
 
+    async def listens(self) -> bool:
+        host, _, port = self.address.partition(":")
+        try:
+            _, writer = await asyncio.open_connection(host, int(port))
+        except ConnectionRefusedError:
+            return False
+        writer.close()
+        return True
+
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from tests.service.scheduler.conftest import Join
 from tests.service.scheduler.scripted_agent import TOKEN as AGENT_TOKEN
+from tests.service.scheduler.scripted_agent import refusal
 from tests.service.scheduler.stack import Stack, Tenant
 
 from engineshed import ids
@@ -41,12 +42,12 @@ REQUESTS = {
 async def status(stack: Stack, token: str | None, method: str) -> grpc.StatusCode:
     """Return how a call ends."""
     request = REQUESTS[method]
+    if isinstance(request, ConnectRequest):
+        return await refusal(stack.address, token, request)
     async with open_channel(stack.address, token, "test") as channel:
         serialize = type(request).SerializeToString
         call: grpc.aio.Call
-        if method == CONNECT:
-            call = channel.stream_stream(method, serialize)(iter([request]), timeout=30)
-        elif method == EVENTS:
+        if method == EVENTS:
             call = channel.unary_stream(method, serialize)(request, timeout=30)
         else:
             call = channel.unary_unary(method, serialize)(request, timeout=30)

@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 from tests.service.scheduler.conftest import Join
-from tests.service.scheduler.scripted_agent import TOKEN, ScriptedAgent
+from tests.service.scheduler.scripted_agent import TOKEN, ScriptedAgent, refusal
 from tests.service.scheduler.stack import Stack, Tenant, eventually
 
 from engineshed import ids
@@ -14,10 +14,9 @@ from engineshed.api.agent.v1.agent_service_pb2 import (
     NodeStatus,
     ReplicaStatus,
 )
-from engineshed.api.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
-from engineshed.rpc import error_from, open_channel
+from engineshed.rpc import error_from
 
 E = pb.Endpoint
 R = pb.Replica
@@ -84,11 +83,7 @@ async def test_a_second_connection_ends_the_first(stack: Stack, join: Join) -> N
 
 
 async def test_a_hello_comes_first(stack: Stack) -> None:
-    async with open_channel(stack.address, TOKEN, "agent") as channel:
-        call = AgentServiceStub(channel).Connect(
-            iter([ConnectRequest(status=NodeStatus())]), timeout=30
-        )
-        code = await call.code()
+    code = await refusal(stack.address, TOKEN, ConnectRequest(status=NodeStatus()))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -228,8 +223,7 @@ class TestSilence:
         await tenant.until(endpoint_id, E.STATE_RUNNING)
         await agent.stop()
         await lost(operator, agent)
-        unheard = await tenant.get(endpoint_id)
-        assert unheard.state == E.STATE_PROVISIONING
+        unheard = await tenant.until(endpoint_id, E.STATE_PROVISIONING)
         assert "not heard" in unheard.state_reason
 
         agent.start()

@@ -1,7 +1,5 @@
 """Endpoints and the catalog: waiting for checkpoints, holding them, giving them back."""
 
-import asyncio
-
 import pytest
 from tests.service.scheduler.conftest import Join
 from tests.service.scheduler.stack import Stack, Tenant, eventually
@@ -69,7 +67,7 @@ async def test_the_catalogs_event_ends_the_waiting_at_once(
     ("state", "code"),
     [
         (Checkpoint.STATE_FAILED, "CHECKPOINT_FAILED"),
-        (Checkpoint.STATE_DELETED, "CHECKPOINT_DELETED"),
+        (Checkpoint.STATE_RECLAIMED, "CHECKPOINT_DELETED"),
     ],
 )
 async def test_an_endpoint_fails_with_its_checkpoint(
@@ -88,6 +86,17 @@ async def test_an_endpoint_fails_with_its_checkpoint(
 
     await tenant.delete(endpoint_id)
     await eventually("the hold to be given back", lambda: not stack.catalog.held_for(tenant.org_id))
+
+
+async def test_one_that_is_deleted_while_it_is_copied_is_served_all_the_same(
+    stack: Stack, tenant: Tenant, join: Join, region: str
+) -> None:
+    await join()
+    checkpoint_id, endpoint_id = await waiting(stack, tenant, region)
+    stack.catalog.settle(checkpoint_id, Checkpoint.STATE_DELETED)
+    stack.catalog.checkpoints[checkpoint_id].digest = "sha256:copied"
+    running = await tenant.until(endpoint_id, E.STATE_RUNNING)
+    assert running.checkpoint_digest == "sha256:copied"
 
 
 async def test_a_hold_lasts_through_stopped_and_goes_with_the_last_process(
@@ -129,4 +138,3 @@ async def test_without_the_catalog_the_rest_works_and_holds_are_given_back_later
     await eventually("another try", lambda: own_stack.log().count("hold not given back yet") > 1)
     own_stack.catalog.away = False
     await eventually("it to be given back", lambda: not own_stack.catalog.held_for(tenant.org_id))
-    await asyncio.sleep(0)

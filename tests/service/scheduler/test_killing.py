@@ -6,6 +6,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import UTC
 from typing import Any
 
 import grpc
@@ -17,14 +18,15 @@ from engineshed.api.events.v1.event_service_pb2 import Event
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import events_pb2
 from engineshed.bus import Bus
+from engineshed.runtime import utc_now
 
 E = pb.Endpoint
 
 SEED = int(os.environ.get("ENGINESHED_TEST_SEED", "20260101"))
-WORKERS = 6
-STEPS = 5
+OWNERS = 6
 KILLS = 6
 GPUS = 4
+LONGER_THAN_A_LEASE_S = 3
 TRY_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -54,7 +56,7 @@ class Owner:
         self.enabled = True
         self.deleted = False
 
-    async def run(self) -> None:
+    async def run(self, over: asyncio.Event) -> None:
         stub = self._tenant.endpoints
         create = pb.CreateEndpointRequest(
             name=f"bot {self._number}",
@@ -64,21 +66,27 @@ class Owner:
         )
         created = await acknowledged(lambda: stub.CreateEndpoint(create, timeout=5))
         self.endpoint_id = created.endpoint_id
-        for step in range(STEPS):
+        step = 0
+        while not over.is_set():
             await asyncio.sleep(self._random.uniform(0, 0.5))
-            key = {"endpoint_id": self.endpoint_id, "request_id": f"{self._number} {step}"}
-            if step == STEPS - 1 and self._number % 3 == 0:
-                delete = pb.DeleteEndpointRequest(**key)
-                await acknowledged(lambda: stub.DeleteEndpoint(delete, timeout=5))  # noqa: B023 - called at once
-                self.deleted = True
-            elif self.enabled:
-                stop = pb.StopEndpointRequest(**key)
-                await acknowledged(lambda: stub.StopEndpoint(stop, timeout=5))  # noqa: B023 - called at once
-                self.enabled = False
-            else:
-                restart = pb.RestartEndpointRequest(**key)
-                await acknowledged(lambda: stub.RestartEndpoint(restart, timeout=5))  # noqa: B023 - called at once
-                self.enabled = True
+            step += 1
+            await self._change_mind(f"{self._number} {step}")
+        if self._number % 3 == 0:
+            key = {"endpoint_id": self.endpoint_id, "request_id": f"delete {self._number}"}
+            delete = pb.DeleteEndpointRequest(**key)
+            await acknowledged(lambda: stub.DeleteEndpoint(delete, timeout=5))
+            self.deleted = True
+
+    async def _change_mind(self, request_id: str) -> None:
+        stub = self._tenant.endpoints
+        key = {"endpoint_id": self.endpoint_id, "request_id": request_id}
+        if self.enabled:
+            stop = pb.StopEndpointRequest(**key)
+            await acknowledged(lambda: stub.StopEndpoint(stop, timeout=5))
+        else:
+            restart = pb.RestartEndpointRequest(**key)
+            await acknowledged(lambda: stub.RestartEndpoint(restart, timeout=5))
+        self.enabled = not self.enabled
 
     def settled(self, endpoint: E) -> bool:
         if self.deleted:
@@ -90,12 +98,13 @@ class Owner:
         return endpoint.state in (E.STATE_RUNNING, E.STATE_QUEUED)
 
 
-async def kill_again_and_again(stack: Stack, owners: asyncio.Future[list[None]]) -> None:
+async def kill_again_and_again(stack: Stack) -> None:
+    """Kill it while it serves, and now and then while it starts."""
     chance = random.Random(SEED)
-    for _ in range(KILLS):
-        if owners.done():
-            return
-        await asyncio.sleep(chance.uniform(0.1, 2.5))
+    for number in range(KILLS):
+        if number % 3 < 2:
+            await eventually("it to serve", stack.listens)
+        await asyncio.sleep(chance.uniform(0, 0.6))
         stack.kill()
         stack.start()
 
@@ -140,9 +149,11 @@ async def test_killed_at_random_points_it_loses_nothing_and_gives_no_gpu_twice(
 ) -> None:
     agents = [await join(gpus=GPUS // 2) for _ in range(2)]
     await own_stack.publish_tokens()
-    owners = [Owner(tenant, region, number) for number in range(WORKERS)]
-    working = asyncio.gather(*(owner.run() for owner in owners))
-    await kill_again_and_again(own_stack, working)
+    owners = [Owner(tenant, region, number) for number in range(OWNERS)]
+    over = asyncio.Event()
+    working = asyncio.gather(*(owner.run(over) for owner in owners))
+    await kill_again_and_again(own_stack)
+    over.set()
     await working
     own_stack.restart()
 
@@ -171,7 +182,7 @@ async def test_killed_at_random_points_it_loses_nothing_and_gives_no_gpu_twice(
     everything = await operator.events()
     await operator.close()
     terms = [event for event in everything if event.stream == "scheduler/leader"]
-    assert len(terms) >= 3, "it was really killed"
+    assert len(terms) > KILLS // 2, "it was really killed while it served"
 
     wanted = [(event.event_id, event.position) for event in everything]
     assert [position for _, position in wanted] == list(range(1, len(wanted) + 1))
@@ -194,6 +205,7 @@ async def test_ended_in_peace_it_goes_on_where_it_was(
     await tenant.until(endpoint_id, E.STATE_RUNNING)
     (replica_id,) = agent.running()
     assert own_stack.terminate() == 0
+    await asyncio.sleep(LONGER_THAN_A_LEASE_S)
     own_stack.start()
     own_stack.wait_ready()
 
@@ -201,6 +213,27 @@ async def test_ended_in_peace_it_goes_on_where_it_was(
     await eventually("the next term", lambda: agent.desired.term > term)
     assert (await tenant.get(endpoint_id)).state == E.STATE_RUNNING
     assert agent.running() == [replica_id], "a restart of the scheduler touches no replica"
+    assert "ReplicaLost" not in await tenant.history(endpoint_id)
+
+
+async def test_a_node_that_fell_silent_while_it_was_away_is_lost_since_then(
+    own_stack: Stack, tenant: Tenant, join: Join, region: str
+) -> None:
+    agent = await join()
+    endpoint_id = (await tenant.create(region)).endpoint_id
+    await tenant.until(endpoint_id, E.STATE_RUNNING)
+    assert own_stack.terminate() == 0
+    silent_since = utc_now()
+    await agent.stop()
+    await asyncio.sleep(LONGER_THAN_A_LEASE_S)
+    own_stack.start()
+    own_stack.wait_ready()
+
+    await tenant.until(endpoint_id, E.STATE_PROVISIONING)
+    lost = events_pb2.ReplicaLost()
+    for event in await tenant.events(f"endpoint/{endpoint_id}"):
+        event.data.Unpack(lost)
+    assert lost.effective_at.ToDatetime(UTC) <= silent_since
 
 
 async def test_stopped_for_longer_than_a_lease_it_takes_nobody_for_lost(
@@ -211,7 +244,7 @@ async def test_stopped_for_longer_than_a_lease_it_takes_nobody_for_lost(
     await tenant.until(endpoint_id, E.STATE_RUNNING)
     assert own_stack.process is not None
     own_stack.process.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(3)
+    await asyncio.sleep(LONGER_THAN_A_LEASE_S)
     own_stack.process.send_signal(signal.SIGCONT)
     await tenant.get(endpoint_id)
     assert "ReplicaLost" not in await tenant.history(endpoint_id)
