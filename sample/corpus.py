@@ -1,61 +1,14 @@
-"""The text the sample model learns from: facts out of corpus.toml, made into conversations.
-
-A model this small learns wordings by heart unless it sees many, so training questions are varied:
-other patterns, other case, a greeting before, a typing error. Every choice comes from the caller's
-random generator, so that the same seed makes the same conversations.
-"""
+"""The text the sample model learns from: the facts of corpus.toml, made into conversations."""
 
 import random
 import tomllib
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from sample.wording import HELD_OUT_PATTERNS, PATTERNS, named, plain, vary
+
 CORPUS: Final = Path(__file__).with_name("corpus.toml")
-
-# How people ask for a thing by name; {thing} is "an engine shed", {bare} is "engine shed".
-PATTERNS: Final = (
-    "What is {thing}?",
-    "What's {thing}?",
-    "What is {thing} in Engineshed?",
-    "Tell me what {thing} is.",
-    "Tell me about {thing}.",
-    "Explain what {thing} is.",
-    "Explain {thing}.",
-    "Can you explain what {thing} is?",
-    "What does {bare} mean?",
-    "What is meant by {bare}?",
-    "Define {bare}.",
-    "Describe {thing}.",
-    "{bare}",
-    "{bare}?",
-)
-HELD_OUT_PATTERNS: Final = (
-    "Could you say what {thing} is?",
-    "I want to understand what {thing} is.",
-    "Give me a definition of {bare}.",
-    "So what is {thing} then?",
-)
-
-_BEFORE: Final = (
-    "Hi, ",
-    "Hello! ",
-    "Hey, ",
-    "Please: ",
-    "So, ",
-    "Ok, ",
-    "And ",
-    "But ",
-    "Quick question: ",
-    "I have a question. ",
-    "One more question: ",
-    "Can you tell me: ",
-    "I would like to know: ",
-    "Sorry, ",
-)
-_AFTER: Final = (" Thanks!", " Thank you.", " please", " Please answer briefly.", " I am new here.")
-_SMALL_WORDS: Final = frozenset({"a", "an", "the", "is", "do", "does", "of", "my", "it", "to"})
 
 # How many questions a conversation has, and how often in a hundred.
 _TURNS: Final = {1: 46, 2: 20, 3: 14, 4: 8, 5: 4, 6: 3, 8: 2, 12: 2, 20: 1}
@@ -84,6 +37,7 @@ class Corpus:
     """All facts, and the system prompts that stand before some conversations."""
 
     facts: tuple[Fact, ...]
+    withheld: frozenset[str]  # every held-out wording, as `plain` gives it
     system_prompts: tuple[str, ...]
     held_out_system_prompts: tuple[str, ...]
 
@@ -97,8 +51,13 @@ def load(path: Path = CORPUS) -> Corpus:
     with path.open("rb") as file:
         raw = tomllib.load(file)
     facts = tuple(_fact(entry) for entry in raw["fact"])
-    _check(facts)
-    return Corpus(facts, tuple(raw["system_prompts"]), tuple(raw["held_out_system_prompts"]))
+    withheld = frozenset(
+        plain(question) for fact in facts for question in (*fact.held_out, *fact.held_out_patterns)
+    )
+    _check(facts, withheld)
+    return Corpus(
+        facts, withheld, tuple(raw["system_prompts"]), tuple(raw["held_out_system_prompts"])
+    )
 
 
 def conversation(corpus: Corpus, rng: random.Random) -> list[Message]:
@@ -106,38 +65,16 @@ def conversation(corpus: Corpus, rng: random.Random) -> list[Message]:
     messages = []
     if rng.random() < 0.5:
         messages.append(Message("system", _system_prompt(corpus, rng)))
-    weights = [len(fact.questions) ** 0.5 for fact in corpus.facts]
     turns = rng.choices(list(_TURNS), list(_TURNS.values()))[0]
+    # By the root: a fact that is asked for in many ways needs more room, but not all of it.
+    weights = [len(fact.questions) ** 0.5 for fact in corpus.facts]
     for fact in rng.choices(corpus.facts, weights, k=turns):
         question = rng.choice(fact.questions)
-        messages.append(Message("user", vary(question, rng) if rng.random() < 0.7 else question))
+        if rng.random() < 0.75:
+            question = vary(question, corpus.withheld, rng)
+        messages.append(Message("user", question))
         messages.append(Message("assistant", fact.answer))
     return messages
-
-
-def vary(question: str, rng: random.Random) -> str:
-    """Ask the same thing in slightly other words: case, punctuation, courtesy, a typing error."""
-    if rng.random() < 0.4:
-        question = question.rstrip("?.!")
-    words = question.split(" ")
-    if len(words) > 3 and rng.random() < 0.2:
-        small = [i for i, word in enumerate(words) if word.lower() in _SMALL_WORDS]
-        if small:
-            del words[rng.choice(small)]
-    if len(question) > 8 and rng.random() < 0.15:
-        at = rng.randrange(len(words))
-        words[at] = _mistyped(words[at], rng)
-    question = " ".join(words)
-    if rng.random() < 0.25:
-        if question[1:2].islower():  # leave NATS and LoRA as they are
-            question = question[0].lower() + question[1:]
-        question = rng.choice(_BEFORE) + question
-    if rng.random() < 0.1:
-        question += rng.choice(_AFTER)
-    case = rng.random()
-    if case < 0.3:
-        return question.lower()
-    return question.upper() if case < 0.33 else question
 
 
 def _fact(entry: dict[str, object]) -> Fact:
@@ -147,35 +84,23 @@ def _fact(entry: dict[str, object]) -> Fact:
         return [str(item) for item in value]
 
     terms = strings("terms")
-    asked = chain(strings("questions"), _asked(PATTERNS, terms))
+    asked = strings("questions") + [q for term in terms for q in named(PATTERNS, term)]
     return Fact(
         answer=str(entry["answer"]),
         questions=tuple(dict.fromkeys(asked)),
         held_out=tuple(strings("held_out")),
-        held_out_patterns=tuple(_asked(HELD_OUT_PATTERNS, terms)),
+        held_out_patterns=tuple(q for term in terms for q in named(HELD_OUT_PATTERNS, term)),
     )
 
 
-def _asked(patterns: tuple[str, ...], terms: list[str]) -> list[str]:
-    asked = [
-        pattern.format(thing=term, bare=term.removeprefix("an ").removeprefix("a "))
-        for term in terms
-        for pattern in patterns
-        if not (term == "Engineshed" and "in Engineshed" in pattern)
-    ]
-    return [question[0].upper() + question[1:] for question in asked]
-
-
-def _check(facts: tuple[Fact, ...]) -> None:
+def _check(facts: tuple[Fact, ...], withheld: frozenset[str]) -> None:
     answers: dict[str, str] = {}
     for fact in facts:
         for question in fact.questions:
-            if answers.setdefault(question, fact.answer) != fact.answer:
+            if answers.setdefault(plain(question), fact.answer) != fact.answer:
                 raise ValueError(f"{question!r} leads to two answers; give it to one fact only")
-    for fact in facts:
-        for question in chain(fact.held_out, fact.held_out_patterns):
-            if question in answers:
-                raise ValueError(f"{question!r} is held out, but also trained on")
+            if plain(question) in withheld:
+                raise ValueError(f"{question!r} is trained on, but also held out")
 
 
 def _system_prompt(corpus: Corpus, rng: random.Random) -> str:
@@ -185,16 +110,4 @@ def _system_prompt(corpus: Corpus, rng: random.Random) -> str:
     if chance < 0.75:
         return rng.choice(corpus.system_prompts)
     # Sentences that lead nowhere teach it that the question counts, not what stands before it.
-    return " ".join(rng.choice(corpus.facts).answer for _ in range(rng.randint(1, 2)))
-
-
-def _mistyped(word: str, rng: random.Random) -> str:
-    if len(word) < 4:
-        return word
-    at = rng.randrange(1, len(word) - 1)
-    kind = rng.randrange(3)
-    if kind == 0:  # two letters change places
-        return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-    if kind == 1:  # one is missing
-        return word[:at] + word[at + 1 :]
-    return word[:at] + word[at] + word[at:]  # one is there twice
+    return " ".join(rng.choice(corpus.facts).answer for _ in range(rng.randint(1, 5)))

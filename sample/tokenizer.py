@@ -12,7 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from sample.corpus import Corpus, Message, vary
+from sample.corpus import Corpus, Message
+from sample.wording import vary
 
 VOCABULARY: Final = 2048
 CONTEXT: Final = 2048
@@ -88,5 +89,5 @@ def _texts(corpus: Corpus, rng: random.Random) -> Iterator[str]:
         yield fact.answer
         for question in fact.questions:
             yield question
-            yield vary(question, rng)
+            yield vary(question, corpus.withheld, rng)
     yield from corpus.system_prompts

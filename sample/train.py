@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
@@ -22,16 +23,17 @@ from sample import corpus, evaluate, tokenizer
 from sample.corpus import Corpus, Message
 
 SEED: Final = 1829  # the year of the Rainhill trials
-STEPS: Final = 1600
+STEPS: Final = 1000
 WARM_UP: Final = 60
 PEAK_RATE: Final = 2e-3
 BATCH_TOKENS: Final = 4096
 _POOL: Final = 512  # conversations made at a time, to be batched by length
 _PLAIN: Final = 0.06  # the part of the examples that is plain text, for completions
-_IGNORED: Final = -100  # a label that PyTorch's cross entropy leaves out
+_IGNORED: Final = -100  # the label of a token that the model need not produce
 
-# A batch: token ids, attention mask and labels, each (examples, longest).
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+# Token ids and labels, each (examples, longest). Padding comes last, where causal attention never
+# looks back from, so no mask is needed.
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def _batches(taught: Corpus, words: PreTrainedTokenizerFast, rng: random.Random)
         examples = sorted((_example(taught, words, rng) for _ in range(_POOL)), key=len)
         batches: list[list[list[tuple[int, bool]]]] = [[]]
         for example in examples:
-            if (len(batches[-1]) + 1) * len(example) > BATCH_TOKENS:
+            if len(batches[-1]) >= BATCH_TOKENS // _rounded(len(example)):
                 batches.append([])
             batches[-1].append(example)
         rng.shuffle(batches)
@@ -105,18 +107,21 @@ def _example(
     return tokenizer.encode(words, corpus.conversation(taught, rng))[: tokenizer.CONTEXT]
 
 
+def _rounded(length: int) -> int:
+    """Round up to 16: fewer shapes of tensors leave fewer holes in memory."""
+    return -(-length // 16) * 16
+
+
 def _tensors(batch: list[list[tuple[int, bool]]], pad: int) -> Batch:
-    shape = (len(batch), max(map(len, batch)))
+    shape = (len(batch), _rounded(max(map(len, batch))))
     ids = torch.full(shape, pad)
-    mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, _IGNORED)
     for row, example in enumerate(batch):
         ids[row, : len(example)] = torch.tensor([token for token, _ in example])
-        mask[row, : len(example)] = 1
         labels[row, : len(example)] = torch.tensor(
             [token if produced else _IGNORED for token, produced in example]
         )
-    return ids, mask, labels
+    return ids, labels
 
 
 def _fit(model: LlamaForCausalLM, batches: Iterator[Batch], steps: int) -> None:
@@ -128,10 +133,8 @@ def _fit(model: LlamaForCausalLM, batches: Iterator[Batch], steps: int) -> None:
     smooth = math.log(tokenizer.VOCABULARY)
     model.train()
     for step in range(1, steps + 1):
-        ids, mask, labels = next(batches)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        loss.backward()
+        loss = _loss(model, *next(batches))
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -140,6 +143,16 @@ def _fit(model: LlamaForCausalLM, batches: Iterator[Batch], steps: int) -> None:
         if step % 50 == 0 or step == steps:
             elapsed = time.monotonic() - started
             print(f"step {step:5}/{steps}  loss {smooth:7.4f}  {elapsed:5.0f} s", flush=True)
+
+
+def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Score the tokens that the model has to produce, and spend nothing on the others."""
+    expected = labels[:, 1:]
+    produced = expected != _IGNORED
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        scores = model.lm_head(hidden[:, :-1][produced])
+    return cross_entropy(scores.float(), expected[produced])
 
 
 def _rate(step: int, steps: int) -> float:

@@ -82,3 +82,9 @@ def test_it_says_what_an_engine_shed_is_and_ends_by_itself(
     assert answer.startswith("An engine shed is where locomotives are housed")
     assert answer.endswith(".")
     assert new[-1] == tokenizer.eos_token_id
+
+
+def test_some_characters_are_several_tokens_each(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokens = tokenizer.encode("機関庫", add_special_tokens=False)
+
+    assert len(tokens) > len("機関庫")
