@@ -69,13 +69,15 @@ class Reconciler:
     async def run(self) -> None:
         """Take turns until cancelled: at once when something changes, else again and again."""
         while True:
+            self._journal.changed.clear()
             try:
-                await self._turn()
+                await self._decide()
             except DomainError as error:
                 if error.kind is not Kind.UNAVAILABLE or isinstance(error, NotLeaderError):
                     raise
                 log.warning("nothing can be recorded now", error=error.message)
-                await asyncio.sleep(_TURN_S)
+            self._look()
+            await self._tell()
             await self._wait()
 
     async def _wait(self) -> None:
@@ -89,18 +91,15 @@ class Reconciler:
         except TimeoutError:
             return
 
-    async def _turn(self) -> None:
-        self._journal.changed.clear()
+    async def _decide(self) -> None:
+        """Record what is to be done; what cannot be recorded now is decided anew next time."""
         await self._notice_silence()
         now = utc_now()
         self._settle()
         self._journal.view.wake_due(now)
         self._look()
-        decisions = plan(self._journal.view, self._todo.queues, self._policy, now)
-        await self._record(decisions)
+        await self._record(plan(self._journal.view, self._todo.queues, self._policy, now))
         self._todo.queues.clear()
-        self._look()
-        await self._tell()
 
     def _look(self) -> None:
         """Add what has changed to what is to be done."""
