@@ -20,6 +20,7 @@ from engineshed.processes.identity import (
     identify,
     is_alive,
 )
+from engineshed.processes.leash import on_a_leash
 
 __all__ = [
     "ProcessGoneError",
@@ -31,6 +32,7 @@ __all__ = [
     "identify",
     "is_alive",
     "kill_family",
+    "on_a_leash",
     "send_signal",
     "terminate",
     "wait_until_gone",

@@ -1,4 +1,4 @@
-"""Run a program that dies with its parent: python leash.py PARENT_PID PROGRAM ARGUMENTS.
+"""Programs that die with their parent. As one: python leash.py PARENT_PID PROGRAM ARGUMENTS.
 
 It asks the kernel for SIGKILL at the parent's death (PR_SET_PDEATHSIG, which an exec keeps) and
 then becomes the program: same pid, no process in between. Done here and not in a `preexec_fn`,
@@ -9,9 +9,19 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+
+
+def on_a_leash(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that runs `argv` and is killed by the kernel when its parent dies.
+
+    The parent is the process (strictly: the thread) that starts it, so start it from one that
+    lasts.
+    """
+    return (sys.executable, "-I", "-S", __file__, str(os.getpid()), *argv)
 
 
 def main() -> None:

@@ -11,6 +11,6 @@ Whoever starts Triton does this:
     async for response in infer(stub, request, timeout_secs=…):          # .infer
         …
 
-The server listens on loopback only and dies with the process that started it (.leash).
+The server listens on loopback only and dies with the process that started it.
 What there is to know about the engine in it stands in its engine.json (.engine).
 """

@@ -3,18 +3,18 @@
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from engineshed.processes import on_a_leash
 from engineshed.triton.installation import Installation
 
 _LOOPBACK: Final = "127.0.0.1"
-_PASSED_ON: Final = "ENGINESHED_TORCH_"
+_PASSED_ON: Final = ("ENGINESHED_TORCH_", "ENGINESHED_STATE_DIR")
 _THREAD_VARIABLES: Final = ("ENGINESHED_TORCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_LEASH: Final = Path(__file__).with_name("leash.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +93,11 @@ def server_command(
     return Command(on_a_leash(server), environment | dict(env or {}), ports)
 
 
-def on_a_leash(argv: Sequence[str]) -> tuple[str, ...]:
-    """Return the command that runs `argv` and is killed by the kernel when its parent dies.
-
-    The parent is the process (strictly: the thread) that starts it, so start it from one that
-    lasts. See `leash.py` for how.
-    """
-    return (sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *argv)
-
-
 def engine_environment(*, threads: int | None = None) -> dict[str, str]:
     """Return this process's environment as far as a process that runs a model may have it.
 
-    Our own settings stay out of it, for some are credentials; nothing is fetched from outside.
+    Our own settings stay out of it, for some are credentials, but for the state directory, by which
+    one sees whose process it is. Nothing is fetched from outside.
 
     Args:
         threads: how many threads it computes with on a CPU; None leaves it to the libraries.

@@ -7,6 +7,7 @@ the iterator cancels the call, and Triton tells the engine.
 import struct
 from array import array
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,10 +15,11 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from engineshed.triton.engine import MODEL_NAME
+from engineshed.triton.infer import InferenceError, infer
+from engineshed.triton.refusal import Refusal
 
 _LONGEST_SECONDS: Final = 24 * 3600.0
 """No answer takes longer. What hangs is noticed by `health`, much earlier."""
-_METADATA: Final = (("triton_grpc_error", "true"),)  # errors are statuses of gRPC, then
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
@@ -34,6 +36,13 @@ class EngineUnavailableError(EngineError):
 
 class EngineRefusedError(EngineError):
     """The engine does not take this request."""
+
+
+_ERRORS: Final = {
+    Refusal.INVALID_ARGUMENT: EngineRefusedError,
+    Refusal.UNAVAILABLE: EngineUnavailableError,
+    Refusal.INTERNAL: EngineError,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +86,13 @@ class Engine:
 
         """
         request = build_request(generation, request_id, self._end_id)
-        call = self._stub.ModelStreamInfer(metadata=_METADATA, timeout=_LONGEST_SECONDS)
         try:
-            await call.write(request)
-            await call.done_writing()
-            while (message := await call.read()) is not grpc.aio.EOF:
-                if message.error_message:
-                    raise EngineError(message.error_message)
-                response = message.infer_response
-                if ids := output_ids(response):
-                    yield ids
-                if response.parameters["triton_final_response"].bool_param:
-                    return
-            raise EngineError("Triton ended the answer early")
-        except grpc.aio.AioRpcError as error:
-            raise _translated(error) from error
-        except grpc.aio.UsageError as error:  # written to a call that had failed already
-            raise EngineUnavailableError(str(error)) from error
-        finally:
-            call.cancel()
+            async with aclosing(infer(self._stub, request, _LONGEST_SECONDS)) as responses:
+                async for response in responses:
+                    if ids := output_ids(response):
+                        yield ids
+        except InferenceError as error:
+            raise _ERRORS[error.refusal](error.message) from error
 
     async def close(self) -> None:
         """Cancel what is running and disconnect."""
@@ -107,7 +104,6 @@ def build_request(
 ) -> service_pb2.ModelInferRequest:
     """Return Triton's request for `generation`."""
     request = service_pb2.ModelInferRequest(model_name=MODEL_NAME, id=request_id)
-    request.parameters["triton_enable_empty_final_response"].bool_param = True
     for name in ("output_ids", "sequence_length"):
         request.outputs.add(name=name)
 
@@ -143,12 +139,3 @@ def output_ids(response: Any) -> list[int]:  # noqa: ANN401 - tritonclient is no
         if output.name == "output_ids":
             return memoryview(raw).cast("i").tolist()
     return []
-
-
-def _translated(error: grpc.aio.AioRpcError) -> EngineError:
-    details = error.details() or error.code().name
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return EngineUnavailableError(details)
-    if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-        return EngineRefusedError(details)
-    return EngineError(details)

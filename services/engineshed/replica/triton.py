@@ -1,7 +1,7 @@
 """The Triton server that a replica owns: started, watched, ended."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,6 @@ _UNLOAD_SECONDS: Final = 0
 _ATTEMPTS: Final = 3
 """Starts, since another process may take a port that was free a moment ago."""
 _EVIDENCE_BYTES: Final = 2000
-_SHARED_MEMORY: Final = "/dev/shm/triton_python_backend_shm_region"  # noqa: S108 - Triton's name
 
 log = structlog.get_logger()
 
@@ -38,7 +37,6 @@ class TritonServer:
         self._process = process
         self._identity = identify(process.pid)
         self._family: frozenset[ProcessIdentity] = frozenset()
-        self._shared_memory: frozenset[Path] = frozenset()
         self._log = log
         self.ports = command.ports
         self.pid = process.pid
@@ -119,9 +117,8 @@ class TritonServer:
             raise ReplicaFailedError(
                 "ENGINE_LOAD_TIMEOUT", f"the engine is not loaded after {_LOAD_SECONDS:.0f} s"
             ) from error
-        # When Triton is killed, what it started may outlive it, and its shared memory does.
+        # When Triton is killed, what it started may outlive it for a moment.
         self._family = await asyncio.to_thread(family, self._identity)
-        self._shared_memory = await asyncio.to_thread(_shared_memory_of, self._family)
 
     async def unless_it_ends(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, unless the server ends meanwhile.
@@ -165,8 +162,6 @@ class TritonServer:
             await terminate(self._identity, _STOP_SECONDS)
         await self._process.wait()
         await kill_family(self._identity, also=self._family)
-        for region in self._shared_memory:
-            region.unlink(missing_ok=True)
 
     def _died(self) -> ReplicaFailedError:
         status = self._process.returncode
@@ -181,15 +176,3 @@ def _tail(log_file: Path) -> str:
         size = file.seek(0, 2)
         file.seek(max(0, size - _EVIDENCE_BYTES))
         return file.read().decode(errors="replace").strip()
-
-
-def _shared_memory_of(processes: Iterable[ProcessIdentity]) -> frozenset[Path]:
-    """Return the files of shared memory that Triton made for its Python back end."""
-    found = set()
-    for process in processes:
-        try:
-            maps = Path(f"/proc/{process.pid}/maps").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
-        found |= {line.split()[-1] for line in maps.splitlines() if _SHARED_MEMORY in line}
-    return frozenset(map(Path, found))

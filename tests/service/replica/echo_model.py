@@ -22,6 +22,7 @@ import numpy as np
 import triton_python_backend_utils as triton
 
 from engineshed.triton.orphan import end_with_server
+from engineshed.triton.refusal import Refusal
 
 
 class TritonPythonModel:
@@ -36,7 +37,7 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             if not self._room.acquire(blocking=False):
-                fail(sender, "the engine is full", triton.TritonError.UNAVAILABLE)
+                fail(sender, Refusal.UNAVAILABLE.text("the engine is full"))
                 continue
             inputs = {each.name(): each.as_numpy().ravel() for each in request.inputs()}
             threading.Thread(target=self._answer, args=(sender, inputs), daemon=True).start()
@@ -68,7 +69,7 @@ def answer(sender: Any, inputs: dict[str, Any]) -> None:
         if sender.is_cancelled():
             break
         if "[fail]" in words or ("[break]" in words and count == 3):
-            fail(sender, "told to fail", triton.TritonError.INTERNAL)
+            fail(sender, Refusal.INTERNAL.text("told to fail"))
             return
         if "[slow]" in words:
             time.sleep(0.02)
@@ -83,8 +84,8 @@ def answer(sender: Any, inputs: dict[str, Any]) -> None:
     sender.send(flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
-def fail(sender: Any, message: str, code: int) -> None:
+def fail(sender: Any, message: str) -> None:
     sender.send(
-        triton.InferenceResponse(error=triton.TritonError(message, code)),
+        triton.InferenceResponse(error=triton.TritonError(message)),
         flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
     )

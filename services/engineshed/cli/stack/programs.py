@@ -41,10 +41,10 @@ def programs(layout: Layout, options: StackOptions) -> list[Program]:
     """Return the stack's processes in the order of their start; writes their configuration."""
     ports = layout.ports()
     write_config(layout.root, ports["nats"])
-    nats = Program("nats", nats_command(layout.root), dict(os.environ))
+    environment = {**os.environ, "ENGINESHED_STATE_DIR": str(layout.root)}
+    nats = Program("nats", nats_command(layout.root), environment)
     common = {
-        **os.environ,
-        "ENGINESHED_STATE_DIR": str(layout.root),
+        **environment,
         "ENGINESHED_CATALOG_ADDRESS": f"127.0.0.1:{ports['catalog']}",
         "ENGINESHED_SCHEDULER_ADDRESS": f"127.0.0.1:{ports['scheduler']}",
         "ENGINESHED_SERVICES_FILE": str(layout.services_file),

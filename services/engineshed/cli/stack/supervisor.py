@@ -1,9 +1,7 @@
 """Keeps a stack's processes running until it is told to stop, then leaves none behind."""
 
 import asyncio
-import os
 import signal
-import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
@@ -13,7 +11,6 @@ from typing import Final
 from engineshed import processes
 from engineshed.cli.stack.layout import Layout
 from engineshed.cli.stack.programs import Program
-from engineshed.triton import leash
 
 BACKOFF_FIRST: Final = 0.5
 BACKOFF_LAST: Final = 10.0
@@ -73,10 +70,7 @@ class Supervisor:
         log = _log_file(self._layout.logs / f"{program.name}.log")
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                leash.__file__,  # so that nothing outlives a killed supervisor
-                str(os.getpid()),
-                *program.command,
+                *processes.on_a_leash(program.command),  # nothing outlives a killed supervisor
                 stdin=DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -22,9 +22,10 @@ from engineshed.agent.engines.torch.checkpoint import Layout, read_layout
 from engineshed.agent.engines.torch.repository import write_repository
 from engineshed.agent.engines.torch.task import DEFAULT_MAX_CONTEXT, PRECISIONS, BuildTask
 from engineshed.agent.engines.torch.versions import MissingPackageError, versions
+from engineshed.processes import on_a_leash
 from engineshed.triton.engine import EngineManifest
 from engineshed.triton.installation import TritonNotFoundError, find_triton
-from engineshed.triton.launch import engine_environment, on_a_leash
+from engineshed.triton.launch import engine_environment
 
 _BUILD_SECONDS: Final = 4 * 3600.0
 _OVERHEAD_BYTES: Final = 600 << 20
