@@ -39,6 +39,7 @@ def only_pickle(directory: Path) -> None:
 
 def lose_a_shard(directory: Path) -> None:
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (directory / "model.safetensors").rename(directory / "model-00001-of-00002.safetensors")
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 

@@ -256,13 +256,13 @@ def test_other_architectures_are_served_exactly(stack, tmp_path, architecture) -
 def test_an_endpoint_waits_for_gpus_and_gets_them_when_they_are_free(stack) -> None:
     body = {"name": "big", "model_name": "engineshed/sample", "gpu_count": 4}
     first = stack.post(ENDPOINTS, body)
+    stack.until(first["endpoint_id"], "running")
     second = stack.post(ENDPOINTS, {**body, "name": "waiting"})
 
     waiting = stack.until(second["endpoint_id"], "queued")
 
     assert waiting["status_reason"]
     assert waiting["queue_position"] == 1
-    stack.until(first["endpoint_id"], "running")
     stack.delete(f"{ENDPOINTS}/{first['endpoint_id']}")
     stack.until(second["endpoint_id"], "running")
     stack.delete(f"{ENDPOINTS}/{second['endpoint_id']}")

@@ -30,7 +30,6 @@ def test_a_greedy_request_names_nothing_that_is_drawn() -> None:
     }
     assert request.model_name == "tensorrt_llm"
     assert request.id == "r-0"
-    assert request.parameters["triton_enable_empty_final_response"].bool_param
     # NVIDIA's back end fails a request that does not ask for both.
     assert [output.name for output in request.outputs] == ["output_ids", "sequence_length"]
 

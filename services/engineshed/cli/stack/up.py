@@ -3,7 +3,9 @@
 import asyncio
 import fcntl
 import os
+import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -82,16 +84,21 @@ def welcome(layout: Layout, options: StackOptions, console: Console) -> None:
     """Say where everything is and what to try next."""
     console.print()
     console.print(f"[bold green]Engineshed is up[/] at [bold]{options.url}[/]  (API docs: /docs)")
-    console.print(f"  token    {layout.admin_token}", soft_wrap=True)
+    token = layout.admin_token.read_text().strip()
+    console.print(f"  token    {token}  (in {layout.admin_token})", soft_wrap=True)
     console.print(
         f"  events   {layout.root / 'nats.url'}  (a read-only subscriber)", soft_wrap=True
     )
     console.print(f"  logs     {layout.logs}", soft_wrap=True)
     console.print("\nTry next, in another terminal:")
     console.print(f"  export ENGINESHED_STATE_DIR={layout.root}", soft_wrap=True)
-    console.print("  shed deploy engineshed/sample --name hello --wait", markup=False)
-    console.print("  shed chat hello 'What is an engine shed?'", markup=False)
-    console.print("  shed endpoints list", markup=False)
+    shed = "shed" if shutil.which("shed") else str(Path(sys.executable).with_name("shed"))
+    for words in (
+        "deploy engineshed/sample --name hello --wait",
+        "chat hello 'What is an engine shed?'",
+        "endpoints list",
+    ):
+        console.print(f"  {shed} {words}", markup=False, highlight=False, soft_wrap=True)
     console.print("\nCtrl-C stops everything.")
 
 
