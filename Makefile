@@ -21,7 +21,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## From the sample checkpoint to a streamed answer, then stop
-	$(BIN)/shed demo --state-dir $(STATE)
+	$(BIN)/shed demo --state-dir $(STATE) --http-port $(PORT)
 
 up: setup ## Run the whole platform on this machine until Ctrl-C
 	$(BIN)/shed up --state-dir $(STATE) --http-port $(PORT)
