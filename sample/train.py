@@ -1,6 +1,6 @@
 """Train the sample model from nothing: python -m sample.train --out DIR.
 
-On two CPU cores this takes about ten minutes. Seeds are fixed and every operation is
+This takes about 20 minutes of processor time. Seeds are fixed and every operation is
 deterministic, so the same machine with the same versions makes the same files; another processor
 rounds differently and makes a model that is as good, but not the same to the bit.
 """
