@@ -43,8 +43,9 @@ from engineshed.catalog.domain.errors import (
     PlatformCheckpointError,
     StillNeededError,
 )
-from engineshed.catalog.domain.manifest import ManifestLine, digest_of
+from engineshed.catalog.domain.manifest import MAX_BYTES, ManifestLine, canonical, digest_of
 from engineshed.errors import DomainError
+from engineshed.eventstore.codec import MAX_EVENT_BYTES
 
 CKPT = "ckpt_01J00000000000000000000000"
 ORG = "org_01J00000000000000000000000"
@@ -106,6 +107,35 @@ def test_a_hash_for_a_file_that_is_not_copied_is_refused() -> None:
         decide(None, command)
 
     assert refused.value.fields[0].field == "sha256['mode.safetensors']"
+
+
+@pytest.mark.parametrize("name", ["x", "long" * 50, "機関庫" * 50])
+def test_what_can_be_begun_fits_an_event_with_all_its_hashes(name: str) -> None:
+    def begin(count: int) -> Register:
+        lines = [ManifestLine(f"{name}-{number}", 2**40, "f" * 64) for number in range(count)]
+        contents = replace(
+            CONTENTS, files=tuple(SourceFile(line.path, line.size_bytes) for line in lines)
+        )
+        return Register(
+            CKPT,
+            ORG,
+            "n" * 100,
+            "u" * 4096,
+            contents,
+            expected_sha256={line.path: line.sha256 for line in lines},
+        )
+
+    with pytest.raises(CheckpointInvalidError, match="5000 files, more than a manifest can list"):
+        decide(None, begin(5000))
+    command = begin(500)
+    (begun,) = decide(None, command)
+    lines = tuple(
+        ManifestLine(file.path, file.size_bytes, "f" * 64) for file in command.contents.files
+    )
+    (completed,) = decide(after(command), Complete(lines))
+    for event in (begun, completed):
+        assert len(event.SerializeToString()) < len(canonical(lines)) + 8192
+    assert MAX_BYTES + 8192 < MAX_EVENT_BYTES
 
 
 def test_a_complete_copy_is_registered_with_its_digest() -> None:
