@@ -40,11 +40,12 @@ def test_a_crashed_replica_gets_a_successor_with_a_new_id(world: World) -> None:
 def test_the_pause_doubles_up_to_a_minute() -> None:
     row: tuple[Failure, ...] = ()
     pauses = []
-    for _ in range(9):
-        row = row_after(row, Failure(START, "n", "C", "r", early=True))
+    for number in range(9):
+        at = START + timedelta(minutes=number)
+        row = row_after(row, Failure(at, at, "n", "C", "r", early=True))
         due = retry_at(row)
         assert due is not None
-        pauses.append((due - START).total_seconds())
+        pauses.append((due - at).total_seconds())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
@@ -107,6 +108,28 @@ def test_three_crashes_in_a_row_are_a_loop(world: World) -> None:
     assert "TRITON_DIED: because" in world.endpoint(endpoint_id).status.reason
 
 
+def test_replicas_that_crash_together_are_one_crash(world: World) -> None:
+    endpoint_id = world.running(replicas=3)
+    for _ in range(2):
+        for _ in range(3):
+            assert "EndpointFailed" not in names(world.crash(endpoint_id))
+        world.sleep(10)
+        world.plan()
+        assert len(world.live(endpoint_id)) == 3
+    assert last(world.crash(endpoint_id), pb.EndpointFailed).code == "CRASH_LOOP"
+
+
+def test_a_loop_of_many_replicas_is_recognized(world: World) -> None:
+    world.join(gpus=8)
+    endpoint_id = world.running(replicas=12)
+    for _ in range(2):
+        for _ in range(12):
+            world.crash(endpoint_id)
+        world.sleep(10)
+        world.plan()
+    assert last(world.crash(endpoint_id), pb.EndpointFailed).code == "CRASH_LOOP"
+
+
 def test_a_minute_of_being_ready_ends_the_row(world: World) -> None:
     endpoint_id = world.running()
     for _ in range(6):
@@ -156,7 +179,8 @@ def test_a_replica_that_fails_while_it_drains_counts_as_gone_only(world: World) 
 
 def test_a_loop_needs_three_early_crashes_within_the_window() -> None:
     def row(*seconds: int) -> list[Failure]:
-        return [Failure(START + timedelta(seconds=at), "n", "C", "r", early=True) for at in seconds]
+        moments = [START + timedelta(seconds=second) for second in seconds]
+        return [Failure(at, at, "n", "C", "r", early=True) for at in moments]
 
     assert not is_crash_loop(row(0, 1))
     assert is_crash_loop(row(0, 300, 600))

@@ -338,7 +338,9 @@ def _replica_changed(state: Endpoint, event: _ReplicaEvent, at: datetime) -> End
     )
     if isinstance(event, pb.ReplicaFailed) and old.state is not ReplicaState.DRAINING:
         early = failure.is_early(old.ready_at, new.changed_at)
-        failed = Failure(new.changed_at, old.node_id, event.code, event.reason, early)
+        failed = Failure(
+            old.placed_at, new.changed_at, old.node_id, event.code, event.reason, early
+        )
         state = replace(state, failures=failure.row_after(state.failures, failed))
     return state
 
