@@ -13,6 +13,7 @@ from engineshed.catalog.domain.errors import CheckpointInvalidError
 from engineshed.catalog.source import Source, Stamp, stamp_of
 
 _MAX_CONFIG_BYTES: Final = 10 * 2**20  # of JSON that is read here
+_MAX_INDEX_BYTES: Final = 64 * 2**20  # of the JSON that says which tensor is in which file
 _MAX_SIDE_BYTES: Final = 200 * 2**20  # of tokenizers and all else beside the weights
 _PARSED_TOKENIZER_BYTES: Final = 16 * 2**20  # larger ones would hold up the process
 
@@ -37,7 +38,11 @@ def inspect(source: Source) -> Inspection:
     """
     present = {*source.names(), *source.names(layout.CHAT_TEMPLATES)}
     config = layout.read_config(_read(source, layout.CONFIG, _MAX_CONFIG_BYTES))
-    files, stamps = _weights(source, layout.choose_weights(present, config))
+    chosen = layout.choose_weights(present, config)
+    files, stamps = _weights(source, chosen)
+    parameters = weights.parameter_count(files)
+    if parameters == 0:
+        raise CheckpointInvalidError.of(f"{chosen}: there are no weights in it", file=chosen)
 
     side = layout.side_files(present)
     tokenizer_config: Mapping[str, Any] = {}
@@ -53,7 +58,7 @@ def inspect(source: Source) -> Inspection:
     contents = Contents(
         files=tuple(SourceFile(path, stamp.size_bytes) for path, stamp in sorted(stamps.items())),
         architecture=config.architecture,
-        parameter_count=weights.parameter_count(files),
+        parameter_count=parameters,
         dtype=weights.commonest_dtype(files),
         max_position_embeddings=config.max_position_embeddings,
         base_model=_base_model(source, side),
@@ -67,7 +72,7 @@ def _weights(source: Source, chosen: str) -> tuple[list[weights.WeightFile], dic
     if not layout.is_index(chosen):
         file, stamp = _weight_file(source, chosen)
         return [file], {chosen: stamp}
-    index = weights.read_index(chosen, _read(source, chosen, _MAX_SIDE_BYTES))
+    index = weights.read_index(chosen, _read(source, chosen, _MAX_INDEX_BYTES))
     read = [_weight_file(source, name) for name in sorted(index)]
     files = [file for file, _ in read]
     weights.require_indexed(chosen, index, files)

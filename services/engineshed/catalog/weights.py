@@ -14,10 +14,17 @@ from typing import Any, Final
 from engineshed.catalog.domain.errors import CheckpointInvalidError
 
 PREFIX_BYTES: Final = 8
-MAX_HEADER_BYTES: Final = 100_000_000  # the format's own limit
+# The format allows 100 MB. The largest models have headers of a few: parsing more than this would
+# hold up the process and fill its memory for nothing.
+MAX_HEADER_BYTES: Final = 32 * 2**20
 
 _GIT_LFS: Final = b"version "  # how the text begins that stands for a file not yet fetched
+_SUFFIX: Final = ".safetensors"
 _METADATA: Final = "__metadata__"
+_MAX_DIMENSIONS: Final = 64  # PyTorch's own limit
+_MAX_NUMBER: Final = 2**63 - 1  # of a dimension and of an offset
+_LONGEST_DTYPE: Final = 32  # characters
+_LONGEST_PATH: Final = 1000  # characters
 
 # Bits of an element, and the name that config.json and PyTorch use.
 _TYPES: Final[Mapping[str, tuple[int, str]]] = {
@@ -123,6 +130,8 @@ def read_index(path: str, text: bytes) -> Mapping[str, frozenset[str]]:
     for tensor, file in places.items():
         if not isinstance(file, str) or not _is_inside(file):
             raise _broken(path, f"weight_map: {tensor!r} is in {file!r}, which is no file in here")
+        if not file.endswith(_SUFFIX):
+            raise _broken(path, f"weight_map: {tensor!r} is in {file!r}, which is not *{_SUFFIX}")
         files.setdefault(file, set()).add(tensor)
     return {file: frozenset(tensors) for file, tensors in files.items()}
 
@@ -158,8 +167,13 @@ def commonest_dtype(files: Iterable[WeightFile]) -> str:
 
 def _tensor(path: str, name: str, entry: Any) -> Tensor:  # noqa: ANN401 - JSON of anybody
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if all(
-            type(number) is int and number >= 0 for number in (*shape, begin, end)
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]} if (
+            _is_name(dtype)
+            and len(shape) <= _MAX_DIMENSIONS
+            and all(
+                type(number) is int and 0 <= number <= _MAX_NUMBER
+                for number in (*shape, begin, end)
+            )
         ):
             tensor = Tensor(dtype, math.prod(shape), begin, end)
         case _:
@@ -184,8 +198,17 @@ def _data_bytes(path: str, tensors: Mapping[str, Tensor]) -> int:
     return reached
 
 
+def _is_name(dtype: str) -> bool:
+    return dtype.isascii() and dtype.isidentifier() and len(dtype) <= _LONGEST_DTYPE
+
+
 def _is_inside(path: str) -> bool:
-    return path.isprintable() and not any(part in ("", ".", "..") for part in path.split("/"))
+    parts = path.split("/")
+    return (
+        path.isprintable()
+        and len(path) <= _LONGEST_PATH
+        and not any(part in ("", ".", "..") for part in parts)
+    )
 
 
 def _truncated(path: str, *, expected: int, there: int) -> CheckpointInvalidError:

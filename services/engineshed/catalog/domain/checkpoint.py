@@ -30,9 +30,10 @@ from engineshed.catalog.domain.errors import (
     PlatformCheckpointError,
     StillNeededError,
 )
-from engineshed.catalog.domain.manifest import ManifestLine, digest_of
+from engineshed.catalog.domain.manifest import MAX_BYTES, ManifestLine, canonical, digest_of
 
 _LONGEST_REASON: Final = 2000  # characters
+_LONGEST_NAME: Final = 255  # characters, of a file that a caller names wrongly
 
 
 class Registration(Enum):
@@ -254,9 +255,10 @@ def _started(event: CheckpointRegistrationStarted) -> Checkpoint:
 
 def _register(command: Register) -> list[Event]:
     contents = command.contents
+    _require_listable(contents.files)
     unknown = command.expected_sha256.keys() - {file.path for file in contents.files}
     if unknown:
-        path = min(unknown)
+        path = min(unknown)[:_LONGEST_NAME]
         raise CheckpointInvalidError.of(
             f"{path} is not among the files that are copied: "
             + ", ".join(file.path for file in contents.files[:20]),
@@ -290,6 +292,16 @@ def _register(command: Register) -> list[Event]:
             producer_job_id=command.producer_job_id,
         )
     ]
+
+
+def _require_listable(files: tuple[SourceFile, ...]) -> None:
+    """Raise CheckpointInvalidError when the manifest, with its hashes, will not fit an event."""
+    lines = [ManifestLine(file.path, file.size_bytes, "0" * 64) for file in files]
+    if len(canonical(lines)) > MAX_BYTES:
+        raise CheckpointInvalidError.of(
+            f"it has {len(files)} files, more than a manifest can list; leave out what is not "
+            "needed to serve it"
+        )
 
 
 def _complete(state: Checkpoint | None, command: Complete) -> list[Event]:

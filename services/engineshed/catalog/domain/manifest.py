@@ -8,6 +8,9 @@ from typing import Final
 
 FILE_NAME: Final = "manifest.json"
 
+# The longest manifest that an event carries: brokers take messages up to 1 MiB.
+MAX_BYTES: Final = 512 * 1024
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ManifestLine:
