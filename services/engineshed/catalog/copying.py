@@ -24,6 +24,7 @@ _CHUNK: Final = 4 * 2**20  # bytes that each thread holds
 _PARALLEL: Final = 2  # files of one checkpoint at once
 _FICLONE: Final = 0x40049409  # Linux: make this file share that one's blocks
 _FILE_MODE: Final = 0o444
+_KEPT_FREE: Final = 64 * 2**20  # bytes: the stores of the services may be on the same disk
 
 
 class CopyError(Exception):
@@ -115,7 +116,7 @@ def _copy_file(path: str, source: FileIO, stamp: Stamp, target: Path, copying: C
         if _reflink(source, copy):
             sha256 = _hash(copy, None, stamp.size_bytes, copying)
         else:
-            _require_room(target, stamp.size_bytes)
+            _require_room(copy, stamp.size_bytes)
             sha256 = _hash(source, copy, stamp.size_bytes, copying)
         _require_unchanged(path, source, stamp)
         if stamp_of(copy).size_bytes != stamp.size_bytes:
@@ -136,6 +137,7 @@ def _hash(source: FileIO, copy: FileIO | None, size: int, copying: Copying) -> s
         chunk = buffer[:count]
         sha256.update(chunk)
         if copy is not None:
+            _require_room(copy, count)  # others write too
             _write_all(copy, chunk)
         size -= count
         copying.advance(count)
@@ -171,9 +173,10 @@ def _require_unchanged(path: str, file: FileIO, stamp: Stamp) -> None:
         )
 
 
-def _require_room(target: Path, size: int) -> None:
-    """Raise before the disk is full: the stores of the services may be on it too."""
-    if shutil.disk_usage(target.parent).free < size:
+def _require_room(copy: FileIO, size: int) -> None:
+    """Raise before the disk is full."""
+    disk = os.fstatvfs(copy.fileno())
+    if disk.f_bavail * disk.f_frsize < size + _KEPT_FREE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -181,7 +184,7 @@ def _explain(error: OSError, target: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(target).free
         return (
-            f"{error.strerror} in the artifact store ({free} bytes are free); make room, then "
-            "register it again"
+            f"{error.strerror} in the artifact store ({free} bytes are free, and {_KEPT_FREE} "
+            "stay free); make room, then register it again"
         )
     return error.strerror or str(error)

@@ -50,8 +50,8 @@ class Reclaimer:
         while True:
             try:
                 await self._pass()
-            except StoreUnavailableError as error:
-                log.warning("reclaiming later", error=error.message)
+            except (StoreUnavailableError, OSError) as error:
+                log.warning("reclaiming later", error=str(error), retry_in_s=_SWEEP_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SWEEP_S):
                     await self._something_freed()

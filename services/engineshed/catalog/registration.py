@@ -91,9 +91,15 @@ class Registrar:
         outcome = await self._attempt(state, copying)
         if isinstance(outcome, Complete) and await self._record(state, outcome):
             return
-        await self._in_thread(lambda: self._artifacts.remove(state.checkpoint_id))
+        await self._remove(state.checkpoint_id)
         if isinstance(outcome, Fail):
             await self._record(state, outcome)
+
+    async def _remove(self, checkpoint_id: str) -> None:
+        try:
+            await self._in_thread(lambda: self._artifacts.remove(checkpoint_id))
+        except OSError:  # the reclaimer tries it again
+            log.exception("bytes not removed yet", checkpoint_id=checkpoint_id)
 
     async def _attempt(self, state: Checkpoint, copying: Copying) -> Complete | Fail | None:
         """Return what came of the copy; None when it was cancelled."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
+from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint, DeleteCheckpointRequest
 from engineshed.api.catalog.v1.organization_service_pb2 import ListOrganizationsRequest
 from engineshed.api.catalog.v1.template_service_pb2 import GetTemplateRequest
 from engineshed.api.catalog.v1.token_service_pb2 import ListTokensRequest
@@ -76,6 +76,49 @@ async def test_a_killed_registration_fails_when_its_source_is_another_by_then(
     assert record.state == Checkpoint.STATE_FAILED
     assert ("is missing" if change == "gone" else "written to") in record.state_reason
     await eventually(lambda: not list(catalog.artifacts.glob(f"{begun.checkpoint_id}*")))
+
+
+async def test_bytes_that_cannot_be_removed_fail_their_checkpoint_and_nothing_else(
+    own_catalog: Callable[..., Catalog], call: CallAs
+) -> None:
+    catalog = own_catalog()
+    catalog.start()
+    operator = call(catalog, catalog.admin)
+    begun = await operator.register(_large_model(catalog))
+    _kill_while_copying(catalog, begun.checkpoint_id)
+    # A file in the place of a directory stands for whatever a disk refuses to remove.
+    stuck = catalog.artifacts / f"{begun.checkpoint_id}.tmp-stuck"
+    stuck.touch()
+
+    catalog.start()
+    record = await operator.settled(begun.checkpoint_id)
+
+    assert record.state == Checkpoint.STATE_FAILED
+    assert record.state_reason == "Not a directory"
+    other = await operator.register(write_model(catalog.imports / "other"))
+    assert (await operator.settled(other.checkpoint_id)).state == Checkpoint.STATE_REGISTERED
+
+
+async def test_a_store_of_artifacts_that_went_away_ends_nothing(
+    own_catalog: Callable[..., Catalog], call: CallAs
+) -> None:
+    catalog = own_catalog()
+    catalog.start()
+    operator = call(catalog, catalog.admin)
+    begun = await operator.register(write_model(catalog.imports / "model"))
+    await operator.settled(begun.checkpoint_id)
+    catalog.artifacts.rename(catalog.artifacts.with_name("elsewhere"))
+
+    request = DeleteCheckpointRequest(checkpoint_id=begun.checkpoint_id)
+    await operator.checkpoints.DeleteCheckpoint(request)
+    await eventually(lambda: "reclaiming later" in catalog.log)
+
+    failing = await operator.register(write_model(catalog.imports / "other"))
+    record = await operator.settled(failing.checkpoint_id)
+    assert (record.state, record.state_reason) == (
+        Checkpoint.STATE_FAILED,
+        "No such file or directory",
+    )
 
 
 async def test_what_was_there_is_there_again_and_made_once(
