@@ -13,6 +13,7 @@ from engineshed.scheduler.domain.endpoint import (
     Replica,
     ReplicaState,
 )
+from engineshed.scheduler.domain.filters import what_is_missing
 from engineshed.scheduler.domain.node import Node, message_of
 from engineshed.scheduler.domain.view import View
 
@@ -27,12 +28,13 @@ def endpoint_message(
     Args:
         endpoint: its state.
         now: the present moment, or the one that the state is of.
-        view: tells its place in the queue; without it, a past state is shown.
+        view: tells its place in the queue and what it misses; without it, a past state is shown.
         agents: tell how far its replicas are; without them, a past state is shown.
 
     """
     status = endpoint.status
     queued = view is not None and status.state is EndpointState.QUEUED
+    reason = status.reason or (what_is_missing(view, endpoint, now) if view else "")
     return api.Endpoint(
         endpoint_id=endpoint.endpoint_id,
         org_id=endpoint.org_id,
@@ -56,7 +58,7 @@ def endpoint_message(
         ),
         enabled=endpoint.enabled,
         state=api.Endpoint.State.ValueType(status.state),
-        state_reason=status.reason,
+        state_reason=reason,
         degraded=status.degraded,
         routing_key=endpoint.routing_key,
         replicas=[

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from tests.service.scheduler.conftest import Join
-from tests.service.scheduler.stack import Stack, Tenant
+from tests.service.scheduler.stack import Stack, Tenant, eventually
 
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
@@ -111,6 +111,29 @@ async def test_one_that_does_not_fit_waits_for_its_turn(
     waiting = await tenant.get(third.endpoint_id)
     assert (waiting.state, waiting.queue_position) == (E.STATE_QUEUED, 1)
     assert waiting.state_reason == f"waiting for a free GPU on a cpu node in {region}"
+
+
+async def test_one_that_is_placed_in_part_says_what_is_missing(
+    tenant: Tenant, join: Join, region: str
+) -> None:
+    await join(gpus=3)
+    other = await tenant.create(region, gpu_count=2)
+    await tenant.until(other.endpoint_id, E.STATE_RUNNING)
+    two = pb.Scaling(min_replicas=2, max_replicas=2)
+    endpoint_id = (await tenant.create(region, scaling=two)).endpoint_id
+
+    running = await tenant.until(endpoint_id, E.STATE_RUNNING)
+    assert running.degraded
+    assert running.state_reason == (
+        f"1 of 2 replicas is not placed: waiting for a free GPU on a cpu node in {region}"
+    )
+    await tenant.delete(other.endpoint_id)
+
+    async def whole() -> bool:
+        endpoint = await tenant.get(endpoint_id)
+        return not endpoint.degraded and endpoint.state_reason == ""
+
+    await eventually("both to be ready", whole)
 
 
 async def test_only_what_the_mask_names_is_changed(tenant: Tenant, join: Join, region: str) -> None:

@@ -6,6 +6,7 @@ from tests.unit.scheduler.world import CPU_QUEUE, World
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain.commands import Stop, Update
 from engineshed.scheduler.domain.endpoint import EndpointState, ReplicaState, Serving
+from engineshed.scheduler.domain.filters import what_is_missing
 from engineshed.scheduler.domain.plan import Assign, Postpone
 
 E = EndpointState
@@ -287,6 +288,32 @@ class TestTheQueue:
         assert len(world.live(endpoint_id)) == 2
         assert not any(isinstance(decision, Postpone) for decision in decisions)
         assert world.endpoint(endpoint_id).status.state is E.PROVISIONING
+
+    def test_what_is_missing_of_a_part_is_told_with_its_reason(self, world: World) -> None:
+        world.join(gpus=2)
+        endpoint_id = world.create(replicas=4)
+        world.plan()
+
+        def missing() -> str:
+            return what_is_missing(world.view, world.endpoint(endpoint_id), world.now)
+
+        waiting = "waiting for a free GPU on a cpu node in local"
+        assert missing() == f"2 of 4 replicas are not placed: {waiting}"
+        world.join(gpus=1)
+        world.plan()
+        assert missing() == f"1 of 4 replicas is not placed: {waiting}"
+
+        for replica in world.live(endpoint_id):
+            world.report(endpoint_id, replica.replica_id, S.READY)
+        world.join(gpus=1)
+        world.crash(endpoint_id)
+        assert (
+            missing() == "2 of 4 replicas are not placed: trying again after TRITON_DIED: because"
+        )
+        world.sleep(1)
+        assert missing() == "2 of 4 replicas are not placed: waiting to be placed"
+        world.plan()
+        assert missing() == ""
 
     def test_a_decision_that_came_too_late_places_nothing(self, world: World) -> None:
         world.join()

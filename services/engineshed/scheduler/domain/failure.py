@@ -29,6 +29,11 @@ class Failure:
     reason: str
     early: bool  # before it had been ready for STEADY_AFTER
 
+    @property
+    def summary(self) -> str:
+        """Code and reason on one line; what follows the first of the reason is a log."""
+        return f"{self.code}: {self.reason}".partition("\n")[0]
+
 
 def is_early(ready_at: datetime | None, failed_at: datetime) -> bool:
     """Tell whether a replica failed before it had proved itself."""

@@ -1,15 +1,16 @@
-"""How many nodes each filter turned away: the why-not of a decision, and the reason for waiting.
+"""How many nodes each filter turned away: the why-not of a decision, and what is waited for.
 
 The filters are asked in this order: region, GPU type, heard, back end, free GPUs, kept for the
 head of the queue. The counts come from indexes; no node is looked at.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
-from engineshed.scheduler.domain.endpoint import Endpoint
+from engineshed.scheduler.domain.endpoint import WAITING_TO_BE_PLACED, Endpoint
 from engineshed.scheduler.domain.room import Room
 from engineshed.scheduler.domain.score import Preferences
-from engineshed.scheduler.domain.view import View
+from engineshed.scheduler.domain.view import View, queue_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +74,19 @@ def why_waiting(endpoint: Endpoint, preferences: Preferences, room: Room) -> str
     if endpoint.gpu_count == 1:
         return f"waiting for a free GPU on a {where}"
     return f"waiting for {endpoint.gpu_count} free GPUs on one {where}"
+
+
+def what_is_missing(view: View, endpoint: Endpoint, now: datetime) -> str:
+    """Return how many replicas are not placed and what they wait for; "" when all are placed."""
+    missing = endpoint.missing
+    if not missing:
+        return ""
+    preferences, room = Preferences(endpoint), Room(view.pools(queue_key(endpoint)))
+    if endpoint.retry_at is not None and endpoint.retry_at > now:
+        reason = f"trying again after {endpoint.failures[-1].summary}"
+    elif room.count(preferences.backends, endpoint.gpu_count):
+        reason = WAITING_TO_BE_PLACED  # in a moment, or after the head of the queue
+    else:
+        reason = why_waiting(endpoint, preferences, room)
+    are = "is" if missing == 1 else "are"
+    return f"{missing} of {endpoint.wanted} replicas {are} not placed: {reason}"
