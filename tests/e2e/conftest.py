@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.e2e.checkpoints import Reference, make_checkpoint
@@ -9,6 +10,18 @@ from tests.e2e.stack import Json, Stack, running
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "services" / "engineshed" / "catalog" / "sample"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function, call: pytest.CallInfo[None]) -> Any:
+    """Show with a failure what the stacks of the test said last, and which services ended."""
+    report = yield
+    if report.failed:
+        for value in item.funcargs.values():
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, Stack):
+                    report.sections.append((f"Stack in {part.directory}", part.last_words()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -176,6 +176,17 @@ class Stack:
                 found.append(process)
         return found
 
+    def last_words(self, lines: int = 15) -> str:
+        """Return what `shed up` said, how it ended if it did, and the end of each service's log."""
+        status = self.process.poll()
+        told = [f"shed up {'runs' if status is None else f'ended with {status}'}"]
+        for log in (self.directory / "up.log", *sorted((self.directory / "logs").glob("*.log"))):
+            said = log.read_text(errors="replace").splitlines()
+            # A service that was started anew has said more since: look for what it said before.
+            crashes = [line for line in said if "Traceback" in line or "Fatal" in line]
+            told += [f"--- {log.name}", *crashes[-lines:], *said[-lines:]]
+        return "\n".join(told)
+
     def stop(self) -> float:
         """Stop it as Ctrl-C does; return how many seconds that took."""
         begun = time.monotonic()

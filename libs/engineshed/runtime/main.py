@@ -1,6 +1,7 @@
 """The frame around a service's main: the event loop, signals, and loops that must not die."""
 
 import asyncio
+import faulthandler
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -12,7 +13,11 @@ log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run `main` until it returns; SIGTERM and SIGINT set its event, and it then winds up."""
+    """Run `main` until it returns; SIGTERM and SIGINT set its event, and it then winds up.
+
+    A crash in native code leaves its traceback on standard error, where the logs go.
+    """
+    faulthandler.enable()
     uvloop.run(_run(main))
 
 
