@@ -24,7 +24,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]
     weights.write_bytes(bytes(SIZE))
     stamps = {weights.name: Stamp(SIZE, weights.stat().st_mtime_ns)}
     source = Source.at(str(directory), reach(anywhere=True, roots=(), never=()))
-    monkeypatch.setattr(copying, "_reflink", lambda source, copy: False)  # it takes no room
+    monkeypatch.setattr(copying, "_reflink", lambda *_: False)  # it takes no room
 
     def start(free: list[int]) -> Copying:
         def disk(_: int) -> os.statvfs_result:

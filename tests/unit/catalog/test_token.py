@@ -32,8 +32,8 @@ def create(
     return Create(TOKEN, org_id, "ci", scopes, expire_time, giver, NOW)
 
 
-def created(org_id: str = ORG) -> Token:
-    return reduce(evolve, decide(None, create(OPERATOR, "inference", org_id=org_id)), None)  # type: ignore[return-value]  # there is one event
+def created(org_id: str = ORG, scope: str = "inference") -> Token:
+    return reduce(evolve, decide(None, create(OPERATOR, scope, org_id=org_id)), None)  # type: ignore[return-value]  # there is one event
 
 
 def test_an_admin_gives_every_right_of_its_organization() -> None:
@@ -85,6 +85,14 @@ def test_a_strangers_token_is_not_found() -> None:
         decide(created(OTHER), Revoke(TOKEN, ADMIN))
     with pytest.raises(TokenNotFoundError):
         decide(None, Revoke(TOKEN, ADMIN))
+
+
+def test_only_operators_end_an_operators_token() -> None:
+    state = created(scope="operator")
+
+    with pytest.raises(ScopeNotHeldError, match="only operators revoke"):
+        decide(state, Revoke(TOKEN, ADMIN))
+    assert len(decide(state, Revoke(TOKEN, OPERATOR))) == 1
 
 
 def test_an_operator_ends_any_token() -> None:

@@ -79,6 +79,7 @@ class Token:
     """Only what `decide` needs to answer."""
 
     org_id: str
+    is_operators: bool
     revoked: bool = False
 
 
@@ -102,7 +103,7 @@ def evolve(state: Token | None, event: Event) -> Token:
     """Fold one event that has happened into the state; never refuses."""
     match event:
         case TokenCreated():
-            return Token(event.org_id)
+            return Token(event.org_id, OPERATOR in event.scopes)
         case TokenRevoked():
             assert state is not None, "a stream starts with TokenCreated"
             return replace(state, revoked=True)
@@ -143,4 +144,9 @@ def _revoke(state: Token | None, command: Revoke) -> list[Event]:
     giver = command.giver
     if state is None or (state.org_id != giver.org_id and not giver.has(OPERATOR)):
         raise TokenNotFoundError.of(command.token_id)
+    if state.is_operators and not giver.has(OPERATOR):
+        raise ScopeNotHeldError(
+            f"token {command.token_id} is an operator's, which only operators revoke",
+            scope=OPERATOR,
+        )
     return [] if state.revoked else [TokenRevoked(token_id=command.token_id)]

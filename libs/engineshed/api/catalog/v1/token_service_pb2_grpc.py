@@ -81,9 +81,10 @@ class TokenServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeToken(self, request, context):
-        """RevokeToken ends a token at once. Revoking it again changes nothing.
+        """RevokeToken ends a token at once. Revoking it again changes nothing. Only operators revoke a
+        token with the scope operator.
 
-        Errors: NOT_FOUND (TOKEN_NOT_FOUND).
+        Errors: NOT_FOUND (TOKEN_NOT_FOUND), PERMISSION_DENIED (SCOPE_NOT_HELD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

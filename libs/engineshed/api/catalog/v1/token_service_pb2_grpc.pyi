@@ -44,9 +44,10 @@ class TokenServiceStub:
     ListTokens: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.ListTokensRequest, _token_service_pb2.ListTokensResponse]
     """ListTokens returns the organization's tokens, newest first, without secrets."""
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenRequest, _token_service_pb2.RevokeTokenResponse]
-    """RevokeToken ends a token at once. Revoking it again changes nothing.
+    """RevokeToken ends a token at once. Revoking it again changes nothing. Only operators revoke a
+    token with the scope operator.
 
-    Errors: NOT_FOUND (TOKEN_NOT_FOUND).
+    Errors: NOT_FOUND (TOKEN_NOT_FOUND), PERMISSION_DENIED (SCOPE_NOT_HELD).
     """
     IntrospectToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.IntrospectTokenRequest, _token_service_pb2.IntrospectTokenResponse]
     """IntrospectToken tells what a token with this hash may do. For services only: they ask when
@@ -71,9 +72,10 @@ class TokenServiceAsyncStub(TokenServiceStub):
     ListTokens: _aio.UnaryUnaryMultiCallable[_token_service_pb2.ListTokensRequest, _token_service_pb2.ListTokensResponse]  # type: ignore[assignment]
     """ListTokens returns the organization's tokens, newest first, without secrets."""
     RevokeToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenRequest, _token_service_pb2.RevokeTokenResponse]  # type: ignore[assignment]
-    """RevokeToken ends a token at once. Revoking it again changes nothing.
+    """RevokeToken ends a token at once. Revoking it again changes nothing. Only operators revoke a
+    token with the scope operator.
 
-    Errors: NOT_FOUND (TOKEN_NOT_FOUND).
+    Errors: NOT_FOUND (TOKEN_NOT_FOUND), PERMISSION_DENIED (SCOPE_NOT_HELD).
     """
     IntrospectToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.IntrospectTokenRequest, _token_service_pb2.IntrospectTokenResponse]  # type: ignore[assignment]
     """IntrospectToken tells what a token with this hash may do. For services only: they ask when
@@ -113,9 +115,10 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.RevokeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.RevokeTokenResponse, _abc.Awaitable[_token_service_pb2.RevokeTokenResponse]]:
-        """RevokeToken ends a token at once. Revoking it again changes nothing.
+        """RevokeToken ends a token at once. Revoking it again changes nothing. Only operators revoke a
+        token with the scope operator.
 
-        Errors: NOT_FOUND (TOKEN_NOT_FOUND).
+        Errors: NOT_FOUND (TOKEN_NOT_FOUND), PERMISSION_DENIED (SCOPE_NOT_HELD).
         """
 
     @_abc_1.abstractmethod
