@@ -11,7 +11,8 @@ from grpc.aio import ServicerContext
 from engineshed.api.agent.v1 import agent_service_pb2 as pb
 from engineshed.api.agent.v1.agent_service_pb2_grpc import AgentServiceServicer
 from engineshed.errors import DomainError, InvalidFieldError, Kind
-from engineshed.scheduler.agents import Agents, Session
+from engineshed.scheduler.agents import Agents, NodeTakenError, Session
+from engineshed.scheduler.domain.node import NodeState
 from engineshed.scheduler.journal import Journal, NotLeaderError
 from engineshed.scheduler.observations import Observations
 
@@ -33,7 +34,7 @@ class AgentServicer(AgentServiceServicer):
     ) -> AsyncIterator[pb.ConnectResponse]:
         """Serve one connection of an agent to its end."""
         hello = await _hello(request_iterator)
-        session = self._agents.connect(hello.node_id)
+        session = self._connect(hello)
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._observations.greet(hello)
@@ -52,6 +53,16 @@ class AgentServicer(AgentServiceServicer):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             log.info("agent disconnected", node_id=hello.node_id)
+
+    def _connect(self, hello: pb.Hello) -> Session:
+        node = self._journal.view.nodes.get(hello.node_id)
+        lost = node is not None and node.state is NodeState.LOST
+        try:
+            return self._agents.connect(hello.node_id, hello.boot_id, lost=lost)
+        except NodeTakenError:
+            hostname = hello.inventory.hostname
+            log.warning("two hosts are one node", node_id=hello.node_id, refused=hostname)
+            raise
 
     async def _read(self, requests: AsyncIterator[pb.ConnectRequest], session: Session) -> None:
         """Take what the agent sends; each message renews the lease, however busy we are."""

@@ -25,14 +25,22 @@ class SupersededError(DomainError):
     reason = "SUPERSEDED"
 
 
+class NodeTakenError(DomainError):
+    """Another host is connected as this node, and is heard."""
+
+    kind = Kind.CONFLICT
+    reason = "NODE_TAKEN"
+
+
 class Session:
     """One connection of an agent: the newest status in, the newest desired state out.
 
     Both are whole each time, so only the newest counts and nothing ever queues up.
     """
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, boot_id: str) -> None:
         self.node_id = node_id
+        self.boot_id = boot_id
         self._status: NodeStatus | None = None
         self._desired: DesiredState | None = None
         self._error: BaseException | None = None
@@ -111,9 +119,28 @@ class Agents:
         """Give a node that was last heard under another leader a lease from now on."""
         self._nodes[node_id] = _Presence(_clock(), heard_at)
 
-    def connect(self, node_id: str) -> Session:
-        """Begin a connection; the one before it ends."""
-        session = Session(node_id)
+    def connect(self, node_id: str, boot_id: str, *, lost: bool) -> Session:
+        """Begin a connection; the one before it ends.
+
+        Args:
+            node_id: the node.
+            boot_id: the boot of its host.
+            lost: whether the node's lease has run out.
+
+        Raises:
+            NodeTakenError: the one before it is another host's, and that one is heard. Two hosts
+                that take turns would run every replica twice.
+
+        """
+        known = self._nodes.get(node_id)
+        other = known.session if known else None
+        if other is not None and other.boot_id != boot_id and not lost:
+            raise NodeTakenError(
+                f"another host is connected as {node_id}; if this one works on a copy of its "
+                "folder, remove node.json from the copy",
+                node_id=node_id,
+            )
+        session = Session(node_id, boot_id)
         presence = self.hear(node_id)
         if presence.session is not None:
             error = SupersededError(f"{node_id} has connected anew", node_id=node_id)

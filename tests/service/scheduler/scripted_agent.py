@@ -78,6 +78,7 @@ class ScriptedAgent:
             gpu_count=gpus,
             backends=backends,
         )
+        self.boot_id = "boot"
         self.willing = True  # takes replicas further by itself
         self.replicas: dict[str, ReplicaStatus] = {}
         self.gpus: dict[str, tuple[int, ...]] = {}
@@ -134,7 +135,7 @@ class ScriptedAgent:
 
     async def _requests(self) -> AsyncIterator[ConnectRequest]:
         with suppress(GeneratorExit):
-            hello = Hello(node_id=self.node_id, inventory=self.inventory, boot_id="boot")
+            hello = Hello(node_id=self.node_id, inventory=self.inventory, boot_id=self.boot_id)
             yield ConnectRequest(hello=hello)
             while True:
                 if self.willing:

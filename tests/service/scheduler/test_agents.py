@@ -3,6 +3,7 @@
 import asyncio
 
 import grpc
+import pytest
 from tests.service.scheduler.conftest import Join
 from tests.service.scheduler.scripted_agent import TOKEN, ScriptedAgent, refusal
 from tests.service.scheduler.stack import Stack, Tenant, eventually
@@ -17,6 +18,7 @@ from engineshed.api.agent.v1.agent_service_pb2 import (
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
 from engineshed.rpc import error_from
+from engineshed.scheduler.agents import Agents, NodeTakenError
 
 E = pb.Endpoint
 R = pb.Replica
@@ -80,6 +82,38 @@ async def test_a_second_connection_ends_the_first(stack: Stack, join: Join) -> N
     assert agent.error.code() == grpc.StatusCode.ABORTED
     assert error is not None
     assert error.reason == "SUPERSEDED"
+
+
+async def test_another_host_cannot_take_over_a_node_that_is_heard(
+    stack: Stack, tenant: Tenant, join: Join, region: str
+) -> None:
+    agent = await join()
+    other = stack.agent(region)
+    other.node_id, other.boot_id = agent.node_id, "another boot"
+    other.start()
+    await eventually("the other to be told", lambda: other.error)
+    await tenant.until((await tenant.create(region)).endpoint_id, E.STATE_RUNNING)
+    assert agent.error is None
+    assert other.received == []
+
+    assert other.error is not None
+    error = error_from(other.error)
+    assert error is not None
+    assert error.reason == "NODE_TAKEN"
+    assert "node.json" in error.message
+    await agent.stop()
+    await eventually("the other to be let in", lambda: other.received)
+    await other.stop()
+
+
+async def test_a_host_that_was_started_anew_takes_over_what_is_lost() -> None:
+    agents = Agents(term=1)
+    silent = agents.connect("node_1", "first boot", lost=False)
+    with pytest.raises(NodeTakenError):
+        agents.connect("node_1", "second boot", lost=False)
+    assert agents.is_current(silent)
+    session = agents.connect("node_1", "second boot", lost=True)
+    assert agents.is_current(session)
 
 
 async def test_a_hello_comes_first(stack: Stack) -> None:

@@ -50,10 +50,11 @@ class AgentServiceServicer:
         """Connect joins a node. The agent sends a hello first, then its whole status on every change and
         every two seconds; each one renews the node's lease. The scheduler answers with the whole desired
         state whenever it changes, so that a lost message costs nothing. Only agents may call it. A second
-        connection of one node ends the first.
+        connection of one node ends the first; from another boot it is refused while the first is heard.
 
-        Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew),
-        UNAVAILABLE (NOT_LEADER: another scheduler leads).
+        Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew;
+        NODE_TAKEN: another host is connected as this node), UNAVAILABLE (NOT_LEADER: another scheduler
+        leads).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

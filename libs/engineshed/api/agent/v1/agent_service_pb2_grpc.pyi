@@ -37,10 +37,11 @@ class AgentServiceStub:
     """Connect joins a node. The agent sends a hello first, then its whole status on every change and
     every two seconds; each one renews the node's lease. The scheduler answers with the whole desired
     state whenever it changes, so that a lost message costs nothing. Only agents may call it. A second
-    connection of one node ends the first.
+    connection of one node ends the first; from another boot it is refused while the first is heard.
 
-    Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew),
-    UNAVAILABLE (NOT_LEADER: another scheduler leads).
+    Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew;
+    NODE_TAKEN: another host is connected as this node), UNAVAILABLE (NOT_LEADER: another scheduler
+    leads).
     """
 
 @_typing.type_check_only
@@ -52,10 +53,11 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Connect joins a node. The agent sends a hello first, then its whole status on every change and
     every two seconds; each one renews the node's lease. The scheduler answers with the whole desired
     state whenever it changes, so that a lost message costs nothing. Only agents may call it. A second
-    connection of one node ends the first.
+    connection of one node ends the first; from another boot it is refused while the first is heard.
 
-    Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew),
-    UNAVAILABLE (NOT_LEADER: another scheduler leads).
+    Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew;
+    NODE_TAKEN: another host is connected as this node), UNAVAILABLE (NOT_LEADER: another scheduler
+    leads).
     """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -70,10 +72,11 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Connect joins a node. The agent sends a hello first, then its whole status on every change and
         every two seconds; each one renews the node's lease. The scheduler answers with the whole desired
         state whenever it changes, so that a lost message costs nothing. Only agents may call it. A second
-        connection of one node ends the first.
+        connection of one node ends the first; from another boot it is refused while the first is heard.
 
-        Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew),
-        UNAVAILABLE (NOT_LEADER: another scheduler leads).
+        Errors: INVALID_ARGUMENT, PERMISSION_DENIED, ABORTED (SUPERSEDED: the node has connected anew;
+        NODE_TAKEN: another host is connected as this node), UNAVAILABLE (NOT_LEADER: another scheduler
+        leads).
         """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
