@@ -6,7 +6,7 @@ All of it is transient. What of it matters later is recorded as events by `obser
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from engineshed.api.agent.v1.agent_service_pb2 import (
     DesiredReplica,
@@ -211,8 +211,8 @@ class Agents:
 
     def gone(
         self, node_id: str, replica_ids: Iterable[str], status: NodeStatus, grace_s: float
-    ) -> list[str]:
-        """Return those of the replicas that an agent should have and does not have any more.
+    ) -> dict[str, timedelta]:
+        """Return those of the replicas that an agent should have and no longer has, and how long.
 
         It counts only when it works to a desired state of this term that names them; and only
         after `grace_s`, because it may just be making what that state has asked for.
@@ -227,7 +227,8 @@ class Agents:
             and status.generation >= presence.named.get(replica_id, status.generation + 1)
         }
         presence.absent = absent
-        return [one for one, since in absent.items() if _clock() - since >= grace_s]
+        missed = {one: _clock() - since for one, since in absent.items()}
+        return {one: timedelta(seconds=age) for one, age in missed.items() if age >= grace_s}
 
     def send(self, node_id: str, replicas: Sequence[DesiredReplica]) -> None:
         """Send a connected agent its desired state, if that is another than it was sent last."""

@@ -78,18 +78,18 @@ class Observations:
             if endpoint_id is not None:
                 yield endpoint_id, _report(replica, now)
         expected = {replica.replica_id: endpoint for endpoint, replica in view.replicas_on(node_id)}
-        for replica_id in self._agents.gone(node_id, expected, status, ABSENT_S):
+        for replica_id, age in self._agents.gone(node_id, expected, status, ABSENT_S).items():
             log.warning("replica is gone", node_id=node_id, replica_id=replica_id)
             gone = Report(
                 replica_id,
                 ReplicaState.FAILED,
-                now,
+                now - age,
                 code="REPLICA_GONE",
                 reason="its node does not know it any more",
             )
             draining = expected[replica_id].replica(replica_id)
             if draining is not None and draining.state is ReplicaState.DRAINING:
-                gone = Report(replica_id, ReplicaState.STOPPED, now)
+                gone = Report(replica_id, ReplicaState.STOPPED, now - age)
             yield expected[replica_id].endpoint_id, gone
 
     def _foreign_gpus(self, node_id: str, status: NodeStatus) -> set[int]:

@@ -1,6 +1,7 @@
 """Agents over the real stream: what they are told, what they say, and what their silence means."""
 
 import asyncio
+from datetime import UTC
 
 import grpc
 import pytest
@@ -17,8 +18,10 @@ from engineshed.api.agent.v1.agent_service_pb2 import (
 )
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
+from engineshed.api.scheduler.v1.events_pb2 import ReplicaFailed
 from engineshed.rpc import error_from
 from engineshed.scheduler.agents import Agents, NodeTakenError
+from engineshed.scheduler.observations import ABSENT_S
 
 E = pb.Endpoint
 R = pb.Replica
@@ -197,6 +200,15 @@ async def test_a_replica_that_its_node_forgot_is_replaced(
     await eventually("a successor", lambda: [one for one in agent.running() if one != old])
     running = await tenant.until(endpoint_id, E.STATE_RUNNING)
     assert running.replicas[0].state_reason.startswith("REPLICA_GONE")
+
+    failed = ReplicaFailed()
+    (recorded_at,) = (
+        event.recorded_at.ToDatetime(UTC)
+        for event in await tenant.events(f"endpoint/{endpoint_id}")
+        if event.data.Unpack(failed)
+    )
+    lag = recorded_at - failed.effective_at.ToDatetime(UTC)
+    assert lag.total_seconds() >= ABSENT_S, "it ended when it was first missed"
 
 
 async def test_what_nobody_placed_keeps_its_gpus_until_it_is_gone(
