@@ -1,6 +1,6 @@
 """Errors between the domain, gRPC and HTTP: one table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -30,6 +30,12 @@ HTTP_STATUS: Final[Mapping[Kind, HTTPStatus]] = {kind: http for kind, (_, http) 
 
 UNREACHABLE: Final = "a service that is needed cannot be reached now; try again shortly"
 
+# An error travels in the trailers of an answer, of which clients take no more than 8 KiB. There
+# every byte that is not ASCII is three characters, and the details hold the message once more.
+_MESSAGE_BYTES: Final = 1_000
+_DETAIL_BYTES: Final = 300  # a fact, the name of a field, what is wrong with it
+_FIELDS_BYTES: Final = 1_000
+
 _KIND_KEY: Final = "kind"
 _CODE_TO_KIND: Final = {
     code: kind for kind, (code, _) in STATUS.items() if kind is not Kind.STALE
@@ -57,21 +63,41 @@ class RemoteError(DomainError):
 
 
 def to_status(error: DomainError) -> status_pb2.Status:
-    """Return `error` as google.rpc.Status with ErrorInfo and, for fields, BadRequest."""
+    """Return `error` as google.rpc.Status with ErrorInfo and, for fields, BadRequest.
+
+    What is too long for a client is cut off: the end of a text, and all but the first fields.
+    """
     code, _ = STATUS[error.kind]
+    facts = {name: _short(value, _DETAIL_BYTES) for name, value in error.facts.items()}
     info = error_details_pb2.ErrorInfo(
-        reason=error.reason, domain=DOMAIN, metadata={**error.facts, _KIND_KEY: error.kind.name}
+        reason=error.reason, domain=DOMAIN, metadata={**facts, _KIND_KEY: error.kind.name}
     )
     details = [_any(info)]
     if error.fields:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=item.field, description=item.message)
-            for item in error.fields
-        ]
-        details.append(_any(error_details_pb2.BadRequest(field_violations=violations)))
+        details.append(_any(_bad_request(error.fields)))
     return status_pb2.Status(
-        code=code_pb2.Code.Value(code.name), message=error.message, details=details
+        code=code_pb2.Code.Value(code.name),
+        message=_short(error.message, _MESSAGE_BYTES),
+        details=details,
     )
+
+
+def _bad_request(fields: Sequence[FieldError]) -> error_details_pb2.BadRequest:
+    bad = error_details_pb2.BadRequest()
+    for item in fields:
+        if bad.ByteSize() > _FIELDS_BYTES:
+            break
+        bad.field_violations.add(
+            field=_short(item.field, _DETAIL_BYTES),
+            description=_short(item.message, _DETAIL_BYTES),
+        )
+    return bad
+
+
+def _short(text: str, most: int) -> str:
+    """Return `text`, without its end if it has more bytes; what is no Unicode becomes `?`."""
+    data = text.encode(errors="replace")
+    return data.decode() if len(data) <= most else data[:most].decode(errors="ignore") + "…"
 
 
 def error_from(error: grpc.aio.AioRpcError) -> RemoteError | None:

@@ -257,6 +257,17 @@ async def test_a_wrong_hash_fails_and_names_file_expected_and_found(
     assert not _bytes_of(catalog, begun.checkpoint_id)
 
 
+async def test_thousands_of_hashes_are_looked_at_at_once(admin: Caller, model: Model) -> None:
+    hashes = {f"{number}.safetensors": "f" * 64 for number in range(10_000)}
+
+    with refused("CHECKPOINT_INVALID"):  # those files are not there; it was in time to say so
+        await admin.register(model(), sha256=hashes)
+    with refused("INVALID_FIELD") as errors:
+        await admin.register(model(), sha256={**hashes, "0.safetensors": "F" * 64})
+
+    assert errors[0].fields[0].field == "sha256['0.safetensors']"
+
+
 async def test_a_wrong_digest_fails_and_the_right_one_does_not(admin: Caller, model: Model) -> None:
     source = model()
     wrong = await admin.settled(

@@ -265,8 +265,8 @@ class CreateCheckpointRequest(_message.Message):
     """request_id makes a repeated call return the first result."""
     @_builtins.property
     def sha256(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """sha256 are the hashes that files must have, by their path: hexadecimal. Files that are not
-        named here are taken as they are.
+        """sha256 are the hashes that files must have, by their path: 64 hexadecimal digits, in lower
+        case. Files that are not named here are taken as they are.
         """
 
     def __init__(
