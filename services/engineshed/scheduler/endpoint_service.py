@@ -7,6 +7,7 @@ from grpc.aio import ServicerContext
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServiceServicer
 from engineshed.auth import Principal
+from engineshed.errors import DomainError
 from engineshed.eventstore import Idempotency, RequestRepeatedError
 from engineshed.rpc import Call, current_call
 from engineshed.runtime import utc_now
@@ -145,8 +146,12 @@ class EndpointServicer(EndpointServiceServicer):
         metadata = by_caller(call, endpoint.org_id)
         try:
             changed = await self._endpoints.command(endpoint.endpoint_id, command, metadata, key)
-        except RequestRepeatedError as error:
-            return await self._again(error.response)
+        except DomainError:
+            # What refuses it may be the same request, which was sent twice and carried out once.
+            repeated = await self._recall(key)
+            if repeated is None:
+                raise
+            return repeated
         return self._shown(changed)
 
     async def _recall(self, key: Idempotency | None) -> pb.Endpoint | None:

@@ -260,6 +260,17 @@ async def test_a_repeated_request_returns_the_first_result(
     assert (await refused(tenant.endpoints.CreateEndpoint(other))).reason == "REQUEST_ID_REUSED"
 
 
+async def test_an_update_sent_twice_at_once_does_not_meet_its_own_change(
+    tenant: Tenant, join: Join, region: str
+) -> None:
+    await join()
+    created = await tenant.create(region)
+    request = updating(created.endpoint_id, "name", name="new", etag=created.etag)
+    request.request_id = "rename-1"
+    replies = await asyncio.gather(*(tenant.endpoints.UpdateEndpoint(request) for _ in range(5)))
+    assert {reply.endpoint.version for reply in replies} == {created.version + 1}
+
+
 async def test_a_repeated_stop_does_not_stop_what_was_restarted(
     tenant: Tenant, join: Join, region: str
 ) -> None:
