@@ -30,6 +30,8 @@ MAX_STOP_LENGTH: Final = 1000
 
 R = TypeVar("R", bound="GenerationRequest")
 
+_MANY_ERRORS: Final = 1000
+"""From so many on, telling the first of them would take as long as telling all."""
 _TAGS: Final = ("<one>", "<many>", "<ids>", "<lists>")
 """Names of a union's members: pydantic puts them into the path, where nobody wants them."""
 
@@ -102,7 +104,7 @@ class Message(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
         Annotated[str, Tag("<one>")]
-        | Annotated[list[TextPart], Tag("<many>"), Field(min_length=1)],
+        | Annotated[list[TextPart], Tag("<many>"), Field(min_length=1, fail_fast=True)],
         Discriminator(_one_or_many),
     ]
     name: str | None = None
@@ -133,7 +135,9 @@ class GenerationRequest(_Strict):
     stop: (
         Annotated[
             Annotated[StopWord, Tag("<one>")]
-            | Annotated[list[StopWord], Tag("<many>"), Field(max_length=MAX_STOP_WORDS)],
+            | Annotated[
+                list[StopWord], Tag("<many>"), Field(max_length=MAX_STOP_WORDS, fail_fast=True)
+            ],
             Discriminator(_one_or_many),
         ]
         | None
@@ -174,7 +178,7 @@ class GenerationRequest(_Strict):
 class ChatRequest(GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Count | None = None
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None
@@ -221,12 +225,16 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Annotated[
         Annotated[str, Tag("<one>")]
-        | Annotated[list[str], Tag("<many>"), Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[TokenId], Tag("<ids>")]
         | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1)]],
+            list[str],
+            Tag("<many>"),
+            Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True),
+        ]
+        | Annotated[list[TokenId], Tag("<ids>"), Field(fail_fast=True)]
+        | Annotated[
+            list[Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]],
             Tag("<lists>"),
-            Field(max_length=MAX_PROMPTS),
+            Field(max_length=MAX_PROMPTS, fail_fast=True),
         ],
         Discriminator(_by_shape),
     ]
@@ -262,6 +270,8 @@ def parse(model: type[R], body: bytes) -> R:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() >= _MANY_ERRORS:
+            raise invalid("The body is wrong in very many places.", param=None) from None
         raise _explain(error.errors(include_url=False)[0]) from None
 
 
