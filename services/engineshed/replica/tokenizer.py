@@ -22,6 +22,8 @@ _Pretrained: TypeAlias = Any
 
 _SHORT: Final = 4096
 """Characters that are tokenized in about 2 ms."""
+_FRAME: Final = 32
+"""Characters that a chat template puts around a message, about."""
 _LONG: Final = 16
 """Characters per token that hardly any text has: what is longer than that, is read in part."""
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -105,7 +107,8 @@ class Tokenizer:
         def work(tokenizer: _Pretrained) -> list[int]:
             return self._ids(tokenizer, _render(tokenizer, messages), add_special_tokens=False)
 
-        return await self._run(sum(len(message["content"]) for message in messages), work)
+        size = sum(_FRAME + len(message["content"]) for message in messages)
+        return await self._run(size, work)
 
     async def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the prompts for plain texts, with the special tokens that belong around them.

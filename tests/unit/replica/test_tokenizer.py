@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ async def test_messages_become_what_the_template_makes_of_them(byte_level_tokeni
     ids = await it.encode_chat(messages)
 
     assert byte_level_tokenizer.decode(ids) == f"user:Hi\nuser:{'x' * 5000}\n"
+
+
+async def test_many_messages_hold_up_nobody_however_short_they_are(
+    byte_level_tokenizer: Any,
+) -> None:
+    it = tokenizer(byte_level_tokenizer)
+
+    encoding = asyncio.create_task(it.encode_chat([{"role": "user", "content": ""}] * 1000))
+    await asyncio.sleep(0)
+
+    assert not encoding.done()
+    assert byte_level_tokenizer.decode(await encoding) == "user:\n" * 1000
 
 
 async def test_a_developer_is_the_system_unless_the_template_knows_better(
