@@ -108,8 +108,6 @@ class Exchange:
         extra = []
         if error.retry_after is not None:
             extra.append((b"retry-after", b"%d" % error.retry_after))
-        if error.status == 413:
-            extra.append((b"connection", b"close"))  # the rest of the body is not read
         await self.respond(error.status, error.body(), JSON, *extra)
 
     async def begin_stream(self) -> None:

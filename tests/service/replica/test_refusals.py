@@ -1,12 +1,15 @@
+import asyncio
 import json
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from engineshed.replica.requests import MAX_N
 
 from .conftest import Start
-from .fronts import MANIFEST, MAX_CONTEXT, Front, few, write_echo_engine
+from .fronts import DEADLINE, MANIFEST, MAX_CONTEXT, SECRET, Front, few, write_echo_engine
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -115,6 +118,22 @@ async def test_a_huge_body_is_refused(front: Front) -> None:
     status, error = await front.refusal("/v1/completions", body)
 
     assert (status, error["code"]) == (413, "body_too_large")
+
+
+async def test_who_sends_a_huge_body_to_its_end_can_read_why_it_is_refused(front: Front) -> None:
+    size = 64 * 1024 * 1024  # more than the system holds for a reader that went away
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nhost: replica\r\n"
+        f"authorization: Bearer {SECRET}\r\ncontent-length: {size}\r\n\r\n"
+    )
+    address = urlsplit(front.state.http_url)
+
+    def ask() -> bytes:
+        with socket.create_connection((address.hostname, address.port), DEADLINE) as client:
+            client.sendall(head.encode() + bytes(size))
+            return client.recv(1000)
+
+    assert b"413" in (await asyncio.to_thread(ask)).splitlines()[0]
 
 
 async def test_an_unknown_model_path_or_method_is_refused(front: Front) -> None:
