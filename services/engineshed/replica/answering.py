@@ -118,14 +118,19 @@ class Answering:
             report.watch(task, run)
             try:
                 await send(exchange, bodies, report, run)
-            except EngineError as error:
+            except ClientGoneError:
+                raise
+            except Exception as error:
                 failure = self._explain(error, exchange.request_id)
                 if not exchange.status:
                     raise failure from error
                 report.error = failure.code
                 await exchange.write(b"data: " + failure.body() + b"\n\n", more=False)
 
-    def _explain(self, error: EngineError, request_id: str) -> ApiError:
+    def _explain(self, error: Exception, request_id: str) -> ApiError:
+        if not isinstance(error, EngineError):
+            log.error("answer_failed", request_id=request_id, exc_info=error)
+            return engine_failed(f"Internal error; the request id is {request_id}.")
         log.warning("engine_error", request_id=request_id, reason=str(error))
         if isinstance(error, EngineRefusedError):
             return invalid(

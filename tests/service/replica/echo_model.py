@@ -7,6 +7,7 @@ sampling, with letters drawn from the seed. Words in the prompt change that:
 [slow]     takes 20 ms for each token
 [later]    takes 300 ms for the first token
 [fail]     fails at once       [break]  fails after three tokens
+[stray]    says a token that there is not after three
 [hang]     never answers       [die]    ends the process that runs it
 """
 
@@ -71,6 +72,8 @@ def answer(sender: Any, inputs: dict[str, Any]) -> None:
         if "[fail]" in words or ("[break]" in words and count == 3):
             fail(sender, Refusal.INTERNAL.text("told to fail"))
             return
+        if "[stray]" in words and count == 3:
+            token = -1
         if "[slow]" in words:
             time.sleep(0.02)
         sender.send(

@@ -79,6 +79,15 @@ async def test_an_error_after_the_first_byte_is_an_event_and_no_clean_end(front:
     assert chunks[-1]["error"]["code"] == "engine_error"
 
 
+async def test_what_cannot_be_made_text_is_an_error_too(front: Front) -> None:
+    chunks = await front.stream("[stray]", **LONG)
+    status, error = await front.refusal("/v1/completions", {"prompt": "[stray]", **LONG})
+
+    assert text_of(chunks[:-1]) == "[st"
+    assert chunks[-1]["error"]["code"] == error["code"] == "engine_error"
+    assert status == 500
+
+
 async def test_the_count_is_exact_after_all_kinds_of_ends(front: Front) -> None:
     admitted = await front.metric("engineshed_replica_requests_admitted_total")
     kinds = ["a", "[fail]", "[break]", "x[forever][slow]", "[hang]"]
