@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
+from google.protobuf.duration_pb2 import Duration
 
 from engineshed.api.agent.v1.agent_service_pb2 import Hello, NodeStatus, ReplicaStatus
 from engineshed.runtime import utc_now
@@ -20,7 +21,7 @@ from engineshed.scheduler.nodes import Nodes
 ABSENT_S: Final = 5.0
 
 # An age beyond it is no age; it must not lead out of the calendar.
-_LONGEST_AGE: Final = timedelta(days=3650)
+_LONGEST_AGE_S: Final = 10 * 365 * 24 * 3600.0
 
 _ENDED: Final = (ReplicaState.STOPPED, ReplicaState.FAILED)
 
@@ -114,7 +115,7 @@ def _report(status: ReplicaStatus, now: datetime) -> Report:
     return Report(
         replica_id=status.replica_id,
         state=ReplicaState(status.state),
-        since=now - min(status.state_age.ToTimedelta(), _LONGEST_AGE),
+        since=now - _age(status.state_age),
         code=status.code,
         reason=status.reason,
         retryable=status.retryable,
@@ -122,3 +123,8 @@ def _report(status: ReplicaStatus, now: datetime) -> Report:
         engine_backend=status.engine_backend,
         url=status.url,
     )
+
+
+def _age(said: Duration) -> timedelta:
+    seconds = said.seconds + said.nanos / 1e9
+    return timedelta(seconds=min(max(0.0, seconds), _LONGEST_AGE_S))

@@ -170,6 +170,21 @@ async def test_progress_is_shown_and_no_event(tenant: Tenant, join: Join, region
     assert (await tenant.history(endpoint_id))[-1] == "ReplicaBuilding"
 
 
+@pytest.mark.parametrize("centuries", [-95, 95])
+async def test_an_age_that_leads_out_of_the_calendar_does_no_harm(
+    tenant: Tenant, join: Join, region: str, centuries: int
+) -> None:
+    agent = await join()
+    agent.willing = False
+    endpoint_id = (await tenant.create(region)).endpoint_id
+    await eventually("the replica", lambda: agent.replicas)
+    (replica_id,) = agent.replicas
+    agent.set(replica_id, R.STATE_READY)
+    agent._since[replica_id] -= centuries * 100 * 365 * 24 * 3600
+    await tenant.until(endpoint_id, E.STATE_RUNNING)
+    assert agent.error is None
+
+
 async def test_a_crash_is_made_good_and_a_hopeless_failure_is_told(
     tenant: Tenant, join: Join, region: str
 ) -> None:
