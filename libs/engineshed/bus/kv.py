@@ -182,13 +182,11 @@ class KeyValueOwner(Generic[M]):
     async def _read_all(self, js: JetStreamContext) -> dict[str, _Held]:
         found: dict[str, _Held] = {}
         async with reading(js, self._bucket.stream, self._bucket.reader) as reader:
-            pending = reader.pending
-            while pending:
+            while reader.pending:
                 for message in await reader.batch():
                     key = message.subject.removeprefix(self._bucket.prefix)
                     sequence = message.metadata.sequence
                     found[key] = self._as_held(sequence.stream, message.data)
-                    pending = message.metadata.num_pending
         return found
 
     def _as_held(self, revision: int, data: bytes) -> _Held:

@@ -82,14 +82,12 @@ class KeyValueWatcher(Generic[M]):
 
     async def _watch(self, js: JetStreamContext) -> None:
         async with reading(js, self._bucket.stream, self._bucket.reader) as reader:
-            pending = reader.pending
             while True:
-                if pending == 0:
+                if reader.pending == 0:
                     self._confirmed_at = time.monotonic()
                     self._ready.set()
                 for message in await reader.batch():
                     self._receive(message)
-                    pending = message.metadata.num_pending
 
     def _receive(self, message: Msg) -> None:
         key = message.subject.removeprefix(self._bucket.prefix)

@@ -148,14 +148,12 @@ async def _read_page(
     start = await _start_of_page(js, source, limit, max(1, state.first_seq), end)
     last: deque[StoredLine] = deque(maxlen=limit)
     async with reading(js, LOGS, _from(source, start)) as reader:
-        pending = reader.pending
-        while pending:
+        reached = start
+        while reader.pending and reached < end:
             for message in await reader.batch():
-                pending = message.metadata.num_pending
-                if message.metadata.sequence.stream >= end:
-                    pending = 0
-                    break
-                last.appendleft(_stored(message))
+                reached = message.metadata.sequence.stream
+                if reached < end:
+                    last.appendleft(_stored(message))
     more = len(last) == limit and last[-1].sequence > state.first_seq
     return LogPage(tuple(last), last[-1].sequence if more else None, state.last_seq)
 

@@ -15,12 +15,12 @@ BATCH: Final = 64
 FORGOTTEN: Final = 30.0  # seconds after which the broker drops a reader that has gone
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reader:
     """One consumer on one connection."""
 
     subscription: JetStreamContext.PullSubscription
-    pending: int  # messages that were waiting when it began
+    pending: int  # messages that are still to come, as the broker said last
 
     async def batch(self) -> list[Msg]:
         """Return the next messages; none when nothing came for IDLE seconds.
@@ -30,11 +30,14 @@ class Reader:
 
         """
         try:
-            return await self.subscription.fetch(BATCH, timeout=IDLE)
+            messages = await self.subscription.fetch(BATCH, timeout=IDLE)
         except TimeoutError:
-            # Silence, or a consumer that is gone: only asking tells.
-            await self.subscription.consumer_info()
-            return []
+            messages = []
+        if messages:
+            self.pending = messages[-1].metadata.num_pending
+        else:  # silence, messages that were removed, or a consumer that is gone: only asking tells
+            self.pending = (await self.subscription.consumer_info()).num_pending or 0
+        return messages
 
 
 @asynccontextmanager

@@ -328,6 +328,25 @@ async def test_a_bucket_that_was_deleted_is_watched_again_when_it_is_back(
     assert "a" in watcher.entries
 
 
+async def test_what_is_removed_while_it_is_read_is_not_waited_for(
+    broker: Broker, scheduler: Bus, connect: Connect, background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "IDLE", 0.2)
+    background(Routes(scheduler, a_route("a"), a_route("b")).owner.run())
+    await eventually(lambda: is_stored(scheduler, "b"))
+    admin = await connect("admin")
+    await eventually(lambda: admin.connected)
+
+    async def read(js: JetStreamContext) -> list[int]:
+        async with reading.reading(js, ROUTES.stream, ROUTES.reader) as reader:
+            waiting = [reader.pending]
+            await js.purge_stream(ROUTES.stream)
+            assert await reader.batch() == []
+            return [*waiting, reader.pending]
+
+    assert await admin.call(read) == [2, 0]
+
+
 async def test_a_quiet_bucket_is_confirmed_again_and_again(
     broker: Broker, scheduler: Bus, gateway: Bus, background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
