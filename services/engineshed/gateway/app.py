@@ -1,9 +1,11 @@
 """One application on one port: inference goes to the data plane, the rest to the control plane."""
 
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Final
 
+from starlette.requests import Request
+
+from engineshed.gateway.controlplane.problems import problem
 from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.errors import OpenAIError
 from engineshed.gateway.dataplane.http import (
@@ -12,7 +14,6 @@ from engineshed.gateway.dataplane.http import (
     Receive,
     Scope,
     Send,
-    answer,
     read_body,
 )
 
@@ -29,7 +30,9 @@ class Gateway:
         self._control_plane = control_plane
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request; HEAD as GET, whose body the server then leaves out."""
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}
         if scope["type"] != "http":
             await self._control_plane(scope, receive, send)
         elif self._data_plane.serves(scope):
@@ -44,16 +47,8 @@ class Gateway:
         except ClientGoneError:
             return
         except OpenAIError as error:
-            problem = (
-                b'{"type": "/problems/body-too-large", "title": "Content Too Large", '
-                b'"status": 413, "detail": "%s", "errors": []}' % error.message.encode()
-            )
-            await answer(
-                send,
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                problem,
-                [(b"content-type", b"application/problem+json")],
-            )
+            refusal = problem(Request(scope), error.status, error.code.upper(), error.message)
+            await refusal(scope, receive, send)
             return
         await self._control_plane(scope, _replay(body, receive), send)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 import uvicorn
+from structlog.testing import capture_logs
 from tests.service.gateway.fake_replica import SECRET, FakeReplica
 
 from engineshed.api.scheduler.v1.route_pb2 import Route
@@ -15,6 +16,7 @@ from engineshed.auth import Principal, UnauthenticatedError
 from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import Forwarder
+from engineshed.gateway.dataplane.http import MAX_BODY_BYTES
 
 KEY = "bot-a1b2c3"
 ORG = "org_1"
@@ -273,6 +275,26 @@ async def test_bodies_without_a_model_are_refused(served) -> None:
     assert await served.refused(400, body=[]) == "missing_model"
     assert await served.refused(400, body={"model": 5}) == "missing_model"
     assert await served.refused(404, path="/v1/nothing") == "unknown_url"
+
+
+async def test_another_method_is_told_the_right_one(served) -> None:
+    async with served.client.get(served.url + "/v1/completions") as answer:
+        assert answer.status == 405
+        assert answer.headers["allow"] == "POST"
+        assert (await answer.json())["error"]["code"] == "method_not_allowed"
+
+
+async def test_a_body_larger_than_any_replica_takes_is_refused(served, replicas) -> None:
+    served.route(replicas[0])
+    body = {"model": KEY, "messages": "x" * MAX_BODY_BYTES}
+    assert await served.refused(413, body=body) == "body_too_large"
+    assert not replicas[0].seen
+
+
+async def test_a_bug_is_answered_in_openais_shape_too(served, replicas) -> None:
+    served.route(replicas[0]).replicas[0].secret = "no\nheader"
+    with capture_logs():
+        assert await served.refused(500) == "internal_error"
 
 
 async def test_models_are_those_that_can_be_used(served, replicas) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from typing import Final
 
 import grpc
@@ -12,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesRequest, Node
 from engineshed.gateway.controlplane import catalog, endpoints, problems, watching
 from engineshed.gateway.controlplane.clients import Services, request_id_of
+from engineshed.gateway.controlplane.description import DescribedApi
 
 HEALTH_SECONDS: Final = 2.0
 
@@ -23,11 +23,7 @@ def control_plane(services: Services, region: str, public_host: str) -> FastAPI:
 
     `public_host` is the gateway's own host and port, below which endpoints have their host names.
     """
-    app = FastAPI(
-        title="Engineshed",
-        version=version("engineshed"),
-        description="Dedicated inference endpoints for fine-tuned checkpoints.",
-    )
+    app = DescribedApi()
     app.state.services = services
     app.state.public_host = public_host
     app.state.region = region
@@ -68,7 +64,10 @@ async def _logged(
 ) -> Response:
     started = time.perf_counter()
     request_id = request_id_of(request)
-    response = await call_next(request)
+    try:
+        response = await call_next(request)
+    except Exception as error:  # noqa: BLE001 - a bug: the caller gets a problem like any other
+        response = await problems.bug(request, error)
     response.headers["x-request-id"] = request_id
     route = request.scope.get("route")
     principal = getattr(request.state, "principal", None)

@@ -1,31 +1,45 @@
 """/v0/checkpoints, /v0/tokens, /v0/organizations and /v0/nodes."""
 
 from http import HTTPStatus
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 
 from engineshed.api.catalog.v1 import checkpoint_service_pb2 as checkpoints
 from engineshed.api.catalog.v1 import organization_service_pb2 as organizations
 from engineshed.api.catalog.v1 import token_service_pb2 as tokens
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
-from engineshed.gateway.controlplane import views
-from engineshed.gateway.controlplane.clients import CallerDep, IdempotencyKey, IfMatch, etag_of
-from engineshed.gateway.controlplane.endpoints import AsOf, PageSize, PageToken
+from engineshed.gateway.controlplane import schemas, views
+from engineshed.gateway.controlplane.clients import CallerDep
 from engineshed.gateway.controlplane.models import (
     CreateCheckpoint,
     CreateOrganization,
     CreateToken,
+)
+from engineshed.gateway.controlplane.parameters import (
+    AsOf,
+    CheckpointId,
+    IdempotencyKey,
+    IfMatch,
+    NodeId,
+    OrganizationId,
+    PageSize,
+    PageToken,
+    ShowDeleted,
+    TokenId,
+    etag_of,
 )
 from engineshed.gateway.controlplane.views import Json
 from engineshed.runtime import to_timestamp
 
 router = APIRouter(prefix="/v0")
 
-ShowDeleted = Annotated[bool, Query(description="Deleted ones too.")]
 
-
-@router.post("/checkpoints", status_code=HTTPStatus.CREATED, tags=["checkpoints"])
+@router.post(
+    "/checkpoints",
+    status_code=HTTPStatus.CREATED,
+    response_model=schemas.Checkpoint,
+    tags=["checkpoints"],
+)
 async def create_checkpoint(
     body: CreateCheckpoint, caller: CallerDep, response: Response, key: IdempotencyKey = ""
 ) -> Json:
@@ -43,7 +57,7 @@ async def create_checkpoint(
     return views.checkpoint(reply.checkpoint)
 
 
-@router.get("/checkpoints", tags=["checkpoints"])
+@router.get("/checkpoints", response_model=schemas.Page[schemas.Checkpoint], tags=["checkpoints"])
 async def list_checkpoints(
     caller: CallerDep,
     page_size: PageSize = 0,
@@ -60,9 +74,11 @@ async def list_checkpoints(
     return views.page([views.checkpoint(item) for item in reply.checkpoints], reply.next_page_token)
 
 
-@router.get("/checkpoints/{checkpoint_id}", tags=["checkpoints"])
+@router.get(
+    "/checkpoints/{checkpoint_id}", response_model=schemas.CheckpointWithFiles, tags=["checkpoints"]
+)
 async def get_checkpoint(
-    checkpoint_id: str,
+    checkpoint_id: CheckpointId,
     caller: CallerDep,
     response: Response,
     show_deleted: ShowDeleted = False,
@@ -79,8 +95,12 @@ async def get_checkpoint(
     return views.checkpoint(reply.checkpoint, files=True)
 
 
-@router.delete("/checkpoints/{checkpoint_id}", tags=["checkpoints"])
-async def delete_checkpoint(checkpoint_id: str, caller: CallerDep, if_match: IfMatch = "") -> Json:
+@router.delete(
+    "/checkpoints/{checkpoint_id}", response_model=schemas.Checkpoint, tags=["checkpoints"]
+)
+async def delete_checkpoint(
+    checkpoint_id: CheckpointId, caller: CallerDep, if_match: IfMatch = ""
+) -> Json:
     """Hide a checkpoint; its bytes go once no endpoint serves it."""
     message = checkpoints.DeleteCheckpointRequest(
         checkpoint_id=checkpoint_id, etag=etag_of(if_match)
@@ -89,7 +109,12 @@ async def delete_checkpoint(checkpoint_id: str, caller: CallerDep, if_match: IfM
     return views.checkpoint(reply.checkpoint)
 
 
-@router.post("/tokens", status_code=HTTPStatus.CREATED, tags=["tokens"])
+@router.post(
+    "/tokens",
+    status_code=HTTPStatus.CREATED,
+    response_model=schemas.TokenWithSecret,
+    tags=["tokens"],
+)
 async def create_token(body: CreateToken, caller: CallerDep, key: IdempotencyKey = "") -> Json:
     """Make an API token; the answer carries its secret, this once."""
     message = tokens.CreateTokenRequest(
@@ -103,7 +128,7 @@ async def create_token(body: CreateToken, caller: CallerDep, key: IdempotencyKey
     return {**views.token(reply.token), "token": reply.secret}
 
 
-@router.get("/tokens", tags=["tokens"])
+@router.get("/tokens", response_model=schemas.Page[schemas.Token], tags=["tokens"])
 async def list_tokens(
     caller: CallerDep, page_size: PageSize = 0, page_token: PageToken = ""
 ) -> Json:
@@ -115,8 +140,8 @@ async def list_tokens(
     return views.page([views.token(item) for item in reply.tokens], reply.next_page_token)
 
 
-@router.delete("/tokens/{token_id}", tags=["tokens"])
-async def revoke_token(token_id: str, caller: CallerDep) -> Json:
+@router.delete("/tokens/{token_id}", response_model=schemas.Token, tags=["tokens"])
+async def revoke_token(token_id: TokenId, caller: CallerDep) -> Json:
     """End a token at once."""
     reply = await caller.services.tokens.RevokeToken(
         tokens.RevokeTokenRequest(token_id=token_id), metadata=caller.metadata
@@ -124,7 +149,12 @@ async def revoke_token(token_id: str, caller: CallerDep) -> Json:
     return views.token(reply.token)
 
 
-@router.post("/organizations", status_code=HTTPStatus.CREATED, tags=["organizations"])
+@router.post(
+    "/organizations",
+    status_code=HTTPStatus.CREATED,
+    response_model=schemas.Organization,
+    tags=["organizations"],
+)
 async def create_organization(
     body: CreateOrganization, caller: CallerDep, key: IdempotencyKey = ""
 ) -> Json:
@@ -136,7 +166,9 @@ async def create_organization(
     return views.organization(reply.organization)
 
 
-@router.get("/organizations", tags=["organizations"])
+@router.get(
+    "/organizations", response_model=schemas.Page[schemas.Organization], tags=["organizations"]
+)
 async def list_organizations(
     caller: CallerDep, page_size: PageSize = 0, page_token: PageToken = ""
 ) -> Json:
@@ -150,8 +182,8 @@ async def list_organizations(
     )
 
 
-@router.get("/organizations/{org_id}", tags=["organizations"])
-async def get_organization(org_id: str, caller: CallerDep) -> Json:
+@router.get("/organizations/{org_id}", response_model=schemas.Organization, tags=["organizations"])
+async def get_organization(org_id: OrganizationId, caller: CallerDep) -> Json:
     """Return one organization (operators)."""
     reply = await caller.services.organizations.GetOrganization(
         organizations.GetOrganizationRequest(org_id=org_id), metadata=caller.metadata
@@ -159,7 +191,7 @@ async def get_organization(org_id: str, caller: CallerDep) -> Json:
     return views.organization(reply.organization)
 
 
-@router.get("/nodes", tags=["nodes"])
+@router.get("/nodes", response_model=schemas.Page[schemas.Node], tags=["nodes"])
 async def list_nodes(
     caller: CallerDep, page_size: PageSize = 0, page_token: PageToken = ""
 ) -> Json:
@@ -171,8 +203,8 @@ async def list_nodes(
     return views.page([views.node(item) for item in reply.nodes], reply.next_page_token)
 
 
-@router.get("/nodes/{node_id}", tags=["nodes"])
-async def get_node(node_id: str, caller: CallerDep) -> Json:
+@router.get("/nodes/{node_id}", response_model=schemas.Node, tags=["nodes"])
+async def get_node(node_id: NodeId, caller: CallerDep) -> Json:
     """Return one GPU host (operators)."""
     reply = await caller.services.nodes.GetNode(
         nodes.GetNodeRequest(node_id=node_id), metadata=caller.metadata

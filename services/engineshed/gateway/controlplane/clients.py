@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import grpc
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from engineshed.api.catalog.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
@@ -85,19 +85,3 @@ async def authenticated(
 
 
 CallerDep = Annotated[Caller, Depends(authenticated)]
-IdempotencyKey = Annotated[
-    str,
-    Header(
-        alias="Idempotency-Key",
-        max_length=128,
-        description="A repeated request with the same key returns the first result.",
-    ),
-]
-IfMatch = Annotated[
-    str, Header(alias="If-Match", max_length=70, description="Only if the object's etag is this.")
-]
-
-
-def etag_of(if_match: str) -> str:
-    """Return the etag in an If-Match header, without its quotes."""
-    return if_match.strip().removeprefix("W/").strip('"')

@@ -5,30 +5,28 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from google.protobuf.field_mask_pb2 import FieldMask
-from pydantic import AwareDatetime
 
 from engineshed.api.catalog.v1 import checkpoint_service_pb2, template_service_pb2
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
-from engineshed.gateway.controlplane import views
-from engineshed.gateway.controlplane.clients import (
-    Caller,
-    CallerDep,
+from engineshed.gateway.controlplane import schemas, views
+from engineshed.gateway.controlplane.clients import Caller, CallerDep
+from engineshed.gateway.controlplane.models import CreateEndpoint, Scaling, Serving, UpdateEndpoint
+from engineshed.gateway.controlplane.parameters import (
+    AsOf,
+    EndpointId,
     IdempotencyKey,
     IfMatch,
+    PageSize,
+    PageToken,
     etag_of,
 )
-from engineshed.gateway.controlplane.models import CreateEndpoint, Scaling, Serving, UpdateEndpoint
 from engineshed.gateway.controlplane.views import Json
 from engineshed.runtime import to_timestamp
 
 router = APIRouter(prefix="/v0/dedicated_endpoints", tags=["endpoints"])
 
-PageSize = Annotated[int, Query(ge=0, le=1000, description="How many at most.")]
-PageToken = Annotated[str, Query(max_length=200, description="next_page_token of the last page.")]
-AsOf = Annotated[AwareDatetime | None, Query(description="As it was at this moment.")]
 
-
-@router.get("/templates")
+@router.get("/templates", response_model=schemas.Page[schemas.Template])
 async def list_templates(
     caller: CallerDep, page_size: PageSize = 0, page_token: PageToken = ""
 ) -> Json:
@@ -40,7 +38,7 @@ async def list_templates(
     return views.page([views.template(item) for item in reply.templates], reply.next_page_token)
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post("", status_code=HTTPStatus.CREATED, response_model=schemas.Endpoint)
 async def create_endpoint(
     body: CreateEndpoint,
     caller: CallerDep,
@@ -67,7 +65,7 @@ async def create_endpoint(
     return _view(reply.endpoint, request, response)
 
 
-@router.get("")
+@router.get("", response_model=schemas.Page[schemas.Endpoint])
 async def list_endpoints(
     caller: CallerDep,
     request: Request,
@@ -88,9 +86,9 @@ async def list_endpoints(
     )
 
 
-@router.get("/{endpoint_id}")
+@router.get("/{endpoint_id}", response_model=schemas.Endpoint)
 async def get_endpoint(
-    endpoint_id: str,
+    endpoint_id: EndpointId,
     caller: CallerDep,
     request: Request,
     response: Response,
@@ -106,9 +104,9 @@ async def get_endpoint(
     return _view(reply.endpoint, request, response)
 
 
-@router.patch("/{endpoint_id}")
+@router.patch("/{endpoint_id}", response_model=schemas.Endpoint)
 async def update_endpoint(
-    endpoint_id: str,
+    endpoint_id: EndpointId,
     body: UpdateEndpoint,
     caller: CallerDep,
     request: Request,
@@ -133,9 +131,9 @@ async def update_endpoint(
     return _view(reply.endpoint, request, response)
 
 
-@router.delete("/{endpoint_id}")
+@router.delete("/{endpoint_id}", response_model=schemas.Endpoint)
 async def delete_endpoint(
-    endpoint_id: str,
+    endpoint_id: EndpointId,
     caller: CallerDep,
     request: Request,
     response: Response,
@@ -150,9 +148,9 @@ async def delete_endpoint(
     return _view(reply.endpoint, request, response)
 
 
-@router.post("/{endpoint_id}/stop")
+@router.post("/{endpoint_id}/stop", response_model=schemas.Endpoint)
 async def stop_endpoint(
-    endpoint_id: str,
+    endpoint_id: EndpointId,
     caller: CallerDep,
     request: Request,
     response: Response,
@@ -164,9 +162,9 @@ async def stop_endpoint(
     return _view(reply.endpoint, request, response)
 
 
-@router.post("/{endpoint_id}/restart")
+@router.post("/{endpoint_id}/restart", response_model=schemas.Endpoint)
 async def restart_endpoint(
-    endpoint_id: str,
+    endpoint_id: EndpointId,
     caller: CallerDep,
     request: Request,
     response: Response,
@@ -178,8 +176,8 @@ async def restart_endpoint(
     return _view(reply.endpoint, request, response)
 
 
-@router.get("/{endpoint_id}/lineage")
-async def get_lineage(endpoint_id: str, caller: CallerDep) -> Json:
+@router.get("/{endpoint_id}/lineage", response_model=schemas.Lineage)
+async def get_lineage(endpoint_id: EndpointId, caller: CallerDep) -> Json:
     """Return which weights an endpoint serves and where they came from."""
     endpoint = await owned_endpoint(caller, endpoint_id)
     reply = await caller.services.checkpoints.GetCheckpoint(
@@ -217,9 +215,8 @@ def _mask(body: UpdateEndpoint) -> set[str]:
 
 
 def _scaling(body: Scaling) -> pb.Scaling:
-    least = 1 if body.min_replicas is None else body.min_replicas
-    most = max(least, 1) if body.max_replicas is None else body.max_replicas
-    return pb.Scaling(min_replicas=least, max_replicas=most)
+    most = body.max_replicas if "max_replicas" in body.model_fields_set else body.min_replicas
+    return pb.Scaling(min_replicas=body.min_replicas, max_replicas=most)
 
 
 def _serving(body: Serving) -> pb.ServingParameters:

@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from engineshed.gateway.controlplane.parameters import Moment
 
 
 class Body(BaseModel):
@@ -11,35 +13,46 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _whole(text: str) -> str:
+    """Refuse a lone surrogate, which JSON can write but no text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair is no character") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Several = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Scaling(Body):
     """How many replicas an endpoint has."""
 
-    min_replicas: Count | None = Field(None, description="Reserved and always there.")
-    max_replicas: Count | None = Field(None, description="What load may add up to.")
+    min_replicas: Count = Field(1, description="Reserved and always there.")
+    max_replicas: Count = Field(1, description="What load may add up to; default: as many.")
 
 
 class Serving(Body):
     """How the model is served; what is not given is the flavor's."""
 
-    max_context: Count | None = Field(None, description="Longest prompt and answer, in tokens.")
-    precision: str | None = Field(None, description="float32, bfloat16 or float16.")
-    quantization: str | None = Field(None, description="For example fp8.")
+    max_context: Several | None = Field(None, description="Longest prompt and answer, in tokens.")
+    precision: Text | None = Field(None, description="float32, bfloat16 or float16.")
+    quantization: Text | None = Field(None, description="For example fp8.")
 
 
 class CreateEndpoint(Body):
     """A new endpoint, from a template (model_name) or straight from a checkpoint."""
 
-    name: str = Field(description="What you call it.")
-    description: str = Field("", description="Your text about it.")
-    model_name: str | None = Field(None, description="A template's model; see …/templates.")
-    flavor_name: str | None = Field(None, description="The template's variant.")
-    checkpoint_id: str | None = Field(None, description="What to serve: ckpt_….")
-    gpu_type: str | None = Field(None, description="For example h100-sxm or cpu.")
-    gpu_count: Count | None = Field(None, description="GPUs of each replica.")
-    region: str | None = Field(None, description="Where to run; it never changes.")
+    name: Text = Field(description="What you call it.")
+    description: Text = Field("", description="Your text about it.")
+    model_name: Text | None = Field(None, description="A template's model; see …/templates.")
+    flavor_name: Text | None = Field(None, description="The template's variant.")
+    checkpoint_id: Text | None = Field(None, description="What to serve: ckpt_….")
+    gpu_type: Text | None = Field(None, description="For example h100-sxm or cpu.")
+    gpu_count: Several | None = Field(None, description="GPUs of each replica.")
+    region: Text | None = Field(None, description="Where to run; it never changes.")
     scaling: Scaling | None = Field(None, description="Default: one replica.")
     serving: Serving | None = Field(None, description="Default: the flavor's.")
 
@@ -47,25 +60,25 @@ class CreateEndpoint(Body):
 class UpdateEndpoint(Body):
     """What to change; what is not given stays."""
 
-    name: str = Field("", description="What you call it.")
-    description: str = Field("", description="Your text about it.")
+    name: Text = Field("", description="What you call it.")
+    description: Text = Field("", description="Your text about it.")
     enabled: bool = Field(True, description="false stops it, true restarts it.")
     scaling: Scaling = Field(default_factory=lambda: Scaling(), description="Replica bounds.")
-    region: str = Field("", description="Cannot be changed.")
-    gpu_type: str = Field("", description="Cannot be changed yet.")
+    region: Text = Field("", description="Cannot be changed.")
+    gpu_type: Text = Field("", description="Cannot be changed yet.")
     gpu_count: Count = Field(0, description="Cannot be changed yet.")
-    checkpoint_id: str = Field("", description="Cannot be changed yet.")
-    routing_key: str = Field("", description="Cannot be changed.")
+    checkpoint_id: Text = Field("", description="Cannot be changed yet.")
+    routing_key: Text = Field("", description="Cannot be changed.")
 
 
 class CreateCheckpoint(Body):
     """A checkpoint to register."""
 
-    name: str = Field(description="What you call it.")
-    uri: str = Field(description="Where it is, for example file:///models/support-bot.")
-    base_model: str = Field("", description="The model it was tuned from.")
-    digest: str = Field("", description="Refuse it unless it has this identity: sha256:….")
-    sha256: dict[str, str] = Field(
+    name: Text = Field(description="What you call it.")
+    uri: Text = Field(description="Where it is, for example file:///models/support-bot.")
+    base_model: Text = Field("", description="The model it was tuned from.")
+    digest: Text = Field("", description="Refuse it unless it has this identity: sha256:….")
+    sha256: dict[Text, Text] = Field(
         default_factory=dict, description="Hashes that files must have, by path."
     )
 
@@ -73,15 +86,15 @@ class CreateCheckpoint(Body):
 class CreateToken(Body):
     """A new API token."""
 
-    name: str = Field(description="What it is for.")
-    scopes: list[str] = Field(description="For example inference, endpoints:read, admin.")
-    expires_at: Annotated[AwareDatetime | None, Field(strict=False)] = Field(
+    name: Text = Field(description="What it is for.")
+    scopes: list[Text] = Field(description="For example inference, endpoints:read, admin.")
+    expires_at: Annotated[Moment | None, Field(strict=False)] = Field(
         None, description="When it ends by itself."
     )
-    org_id: str = Field("", description="For operators: another organization.")
+    org_id: Text = Field("", description="For operators: another organization.")
 
 
 class CreateOrganization(Body):
     """A new organization."""
 
-    slug: str = Field(description="Its short name.")
+    slug: Text = Field(description="Its short name.")

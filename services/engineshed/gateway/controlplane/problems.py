@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problems."""
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -10,13 +11,19 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from engineshed.bus import BusUnavailableError
 from engineshed.errors import DomainError, FieldError
 from engineshed.gateway.controlplane.clients import request_id_of
 from engineshed.rpc import HTTP_STATUS, error_from
 
+_METHODS: Final = ("GET", "POST", "PATCH", "DELETE")
 RETRY_AFTER: Final = {"retry-after": "2"}
+
+# Fields that are called otherwise in the services' messages.
+_RENAMED: Final = {"endpoint.": "", "expire_time": "expires_at"}
+_BEGINS_RENAMED: Final = re.compile(r"(^|; )(endpoint\.|expire_time\b)")
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -28,7 +35,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(BusUnavailableError, _bus)
-    app.add_exception_handler(Exception, _bug)
 
 
 def problem(
@@ -52,7 +58,7 @@ def problem(
         "request_id": request_id_of(request),
         "errors": [{"field": item.field, "message": item.message} for item in fields],
     }
-    extra = dict(headers or {})
+    extra = {"x-request-id": request_id_of(request), **(headers or {})}
     if status is HTTPStatus.UNAUTHORIZED:
         extra["www-authenticate"] = "Bearer"
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
@@ -65,18 +71,22 @@ def problem(
 async def _domain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DomainError)
     status = HTTP_STATUS[error.kind]
-    return problem(request, status, error.reason, error.message, error.fields, error.facts)
+    fields = [FieldError(_as_here(item.field), item.message) for item in error.fields]
+    detail = _as_here(error.message)
+    return problem(request, status, error.reason, detail, fields, error.facts)
 
 
 async def _remote(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, grpc.aio.AioRpcError)
     told = error_from(error)
-    return await (_bug(request, error) if told is None else _domain(request, told))
+    return await (bug(request, error) if told is None else _domain(request, told))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     items = error.errors()
+    if items[0]["loc"][0] == "path":  # no object's id looks like that
+        return _unknown(request, str(items[0]["loc"][1]))
     if any(item["type"] == "json_invalid" for item in items):
         why = items[0].get("ctx", {}).get("error", "")
         detail = f"the body is not valid JSON: {why}"
@@ -90,12 +100,31 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "INVALID_FIELD", detail, fields)
 
 
+def _unknown(request: Request, parameter: str) -> JSONResponse:
+    kind = "organization" if parameter == "org_id" else parameter.removesuffix("_id")
+    detail = f"there is no {kind} {request.path_params[parameter]!r}"
+    return problem(request, HTTPStatus.NOT_FOUND, f"{kind.upper()}_NOT_FOUND", detail)
+
+
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["allow"] = ", ".join(sorted(_allowed(request)))
     return problem(request, status, status.name, detail, headers=headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """Return the methods of all routes to this path; the framework knows the first one's only."""
+    found = {method for method in _METHODS if _is_served(request, method)}
+    return found | ({"HEAD"} if "GET" in found else set())
+
+
+def _is_served(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _bus(request: Request, error: Exception) -> JSONResponse:
@@ -104,7 +133,8 @@ async def _bus(request: Request, error: Exception) -> JSONResponse:
     return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, "BROKER_UNAVAILABLE", detail)
 
 
-async def _bug(request: Request, error: Exception) -> JSONResponse:
+async def bug(request: Request, error: Exception) -> JSONResponse:
+    """Return the problem for an error that nobody expected, and log it."""
     log.error("request failed", request_id=request_id_of(request), exc_info=error)
     detail = "internal error; quote the request id when you report it"
     return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "INTERNAL", detail)
@@ -118,4 +148,9 @@ def _path(location: Sequence[Any]) -> str:
 def _message(item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         return "there is no such field"
-    return str(item["msg"])
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _as_here(text: str) -> str:
+    """Return a field, or what is said of fields, with the names of the REST API."""
+    return _BEGINS_RENAMED.sub(lambda found: found[1] + _RENAMED[found[2]], text)

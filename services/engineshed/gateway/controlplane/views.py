@@ -197,6 +197,7 @@ def event(item: Event) -> Json:
     data = MessageToDict(item.data, preserving_proto_field_name=True)
     data.pop("@type", None)
     return {
+        "id": item.event_id,
         "event_id": item.event_id,
         "position": item.position,
         "stream": item.stream,
@@ -226,6 +227,7 @@ def lineage(served: Endpoint, source: Checkpoint) -> Json:
     """Return the chain from an endpoint back to where its weights came from."""
     return {
         "endpoint": {
+            "id": served.endpoint_id,
             "endpoint_id": served.endpoint_id,
             "name": served.name,
             "status": _state(Endpoint.State.Name(served.state)),

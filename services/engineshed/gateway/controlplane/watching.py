@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import structlog
 from fastapi import APIRouter, Query
@@ -10,13 +10,21 @@ from fastapi.responses import StreamingResponse
 
 from engineshed.api.events.v1.event_service_pb2 import ReadEventsRequest
 from engineshed.bus.logs import LogSource, follow_logs, read_logs
-from engineshed.gateway.controlplane import views
+from engineshed.gateway.controlplane import schemas, views
 from engineshed.gateway.controlplane.clients import Caller, CallerDep
 from engineshed.gateway.controlplane.endpoints import owned_endpoint
+from engineshed.gateway.controlplane.parameters import EndpointId
 from engineshed.gateway.controlplane.views import Json
 
 MAX_LINES: Final = 10_000
 READ_SECONDS: Final = 10.0
+EVENT_STREAM: Final = "text/event-stream"
+FOLLOWED: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "What there is; or, with follow, a stream of the items of `data`.",
+        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+    }
+}
 
 router = APIRouter(prefix="/v0/dedicated_endpoints/{endpoint_id}", tags=["endpoints"])
 
@@ -26,11 +34,13 @@ Limit = Annotated[int, Query(ge=1, le=MAX_LINES, description="How many at most."
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
 
-@router.get("/events", response_model=None)
+@router.get("/events", response_model=schemas.Page[schemas.Event], responses=FOLLOWED)
 async def get_events(
-    endpoint_id: str,
+    endpoint_id: EndpointId,
     caller: CallerDep,
-    after_position: Annotated[int, Query(ge=0, description="The last one already seen.")] = 0,
+    after_position: Annotated[
+        int, Query(ge=0, le=2**63 - 1, description="The last one already seen.")
+    ] = 0,
     limit: Limit = MAX_LINES,
     follow: Follow = False,
 ) -> Json | StreamingResponse:
@@ -47,9 +57,9 @@ async def get_events(
     return views.page([item async for item in _events(caller, request, READ_SECONDS)], "")
 
 
-@router.get("/logs", response_model=None)
+@router.get("/logs", response_model=schemas.LogPage, responses=FOLLOWED)
 async def get_logs(
-    endpoint_id: str,
+    endpoint_id: EndpointId,
     caller: CallerDep,
     limit: Limit = 200,
     replica_id: Annotated[
@@ -59,7 +69,7 @@ async def get_logs(
         Literal["", "build", "front", "triton"], Query(description="Only from there.")
     ] = "",
     before: Annotated[
-        int | None, Query(ge=1, description="Only lines before this `sequence`.")
+        int | None, Query(ge=1, le=2**63 - 1, description="Only lines before this `sequence`.")
     ] = None,
     follow: Follow = False,
 ) -> Json | StreamingResponse:
@@ -96,7 +106,7 @@ async def _log_lines(
 def _stream(items: AsyncIterator[Json]) -> StreamingResponse:
     return StreamingResponse(
         _as_events(items),
-        media_type="text/event-stream",
+        media_type=EVENT_STREAM,
         headers={"cache-control": "no-store"},
     )
 

@@ -21,6 +21,7 @@ from engineshed.gateway.dataplane.errors import (
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.http import (
     ClientGoneError,
+    Message,
     Receive,
     Scope,
     Send,
@@ -38,6 +39,12 @@ MODELS: Final = "/v1/models"
 HEALTH: Final = frozenset({"/ping", "/health"})
 # nginx's word for a client that left: nobody sees it but the log.
 CLIENT_GONE: Final = 499
+
+_BUG: Final = OpenAIError(
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    "internal_error",
+    "internal error; quote the header x-request-id when you report it",
+)
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -74,12 +81,18 @@ class DataPlane:
         request_id = clean_request_id(header(scope, b"x-request-id"))
         request = _Request(request_id)
         try:
-            status = await self._answer(request, scope, receive, send)
+            status = await self._answer(request, scope, receive, request.noting(send))
         except ClientGoneError:
             status = CLIENT_GONE
         except OpenAIError as error:
             status = error.status
             await answer_error(send, error, [(b"x-request-id", request_id.encode())])
+        except Exception:  # a bug
+            log.exception("inference failed", request_id=request_id)
+            if request.answered:
+                raise  # so that the server cuts the answer off
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            await answer_error(send, _BUG, [(b"x-request-id", request_id.encode())])
         log.info(
             "inference",
             method=scope["method"],
@@ -190,12 +203,22 @@ class DataPlane:
 
 
 class _Request:
-    """What is known of a request, for the log."""
+    """What is known of a request."""
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.org_id = ""
         self.endpoint_id = ""
+        self.answered = False  # the first part of an answer was sent
+
+    def noting(self, send: Send) -> Send:
+        """Return a `send` that notes that it was used."""
+
+        async def noted(message: Message) -> None:
+            self.answered = True
+            await send(message)
+
+        return noted
 
 
 async def _while_there(work: Coroutine[Any, Any, int], receive: Receive) -> int:
@@ -238,7 +261,10 @@ def _model(body: bytes, host_key: str) -> str:
 def _allow(method: str, allowed: str) -> None:
     if method != allowed:
         raise OpenAIError(
-            HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"use {allowed} here"
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            f"use {allowed} here",
+            allow=allowed,
         )
 
 

@@ -16,14 +16,19 @@ class OpenAIError(Exception):
         message: str,
         param: str | None = None,
         retry_after: int | None = None,
+        allow: str = "",
     ) -> None:
-        """`code` is a stable name; `param` the field at fault; `retry_after` is in seconds."""
+        """`code` is a stable name; `param` the field at fault; `retry_after` is in seconds.
+
+        `allow` are the methods that would be served.
+        """
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.allow = allow
 
     def body(self) -> bytes:
         """Return the JSON that OpenAI's clients understand."""

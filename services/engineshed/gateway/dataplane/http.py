@@ -13,7 +13,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Header: TypeAlias = tuple[bytes, bytes]
 
-MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024  # as much as a replica takes
 JSON: Final = (b"content-type", b"application/json")
 
 
@@ -47,7 +47,7 @@ async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
         if total > limit:
             raise OpenAIError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                "request_too_large",
+                "body_too_large",
                 f"the body is larger than {limit:,} bytes",
             )
         chunks.append(chunk)
@@ -79,6 +79,8 @@ async def answer_error(send: Send, error: OpenAIError, headers: Iterable[Header]
     extra = [JSON, *headers]
     if error.retry_after is not None:
         extra.append((b"retry-after", str(error.retry_after).encode()))
+    if error.allow:
+        extra.append((b"allow", error.allow.encode()))
     if error.status == HTTPStatus.UNAUTHORIZED:
         extra.append((b"www-authenticate", b"Bearer"))
     await answer(send, error.status, error.body(), extra)

@@ -1,0 +1,265 @@
+"""The REST API over HTTP, with stand-ins for the services behind it."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import httpx
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from structlog.testing import capture_logs
+
+from engineshed.api.catalog.v1 import checkpoint_service_pb2
+from engineshed.api.scheduler.v1 import endpoint_service_pb2, node_service_pb2
+from engineshed.auth import Principal, UnauthenticatedError
+from engineshed.errors import FieldError, Kind
+from engineshed.gateway.app import MAX_CONTROL_BYTES, Gateway
+from engineshed.gateway.controlplane import control_plane, schemas
+from engineshed.rpc.status import RemoteError
+
+ENDPOINT = "ep_01HZZZZZZZZZZZZZZZZZZZZZZZ"
+ENDPOINTS = "/v0/dedicated_endpoints"
+ONE = f"{ENDPOINTS}/{ENDPOINT}"
+NEW = {"name": "bot", "model_name": "m"}
+
+
+class Scheduler:
+    """Keeps the requests, and answers each with an endpoint or an error."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.error: Exception | None = None
+        created = Timestamp()
+        created.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
+        self.endpoint = endpoint_service_pb2.Endpoint(
+            endpoint_id=ENDPOINT,
+            state=endpoint_service_pb2.Endpoint.STATE_QUEUED,
+            create_time=created,
+            update_time=created,
+            etag="v1",
+        )
+
+    async def answer(self, request: Any, **_: Any) -> Any:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(
+            endpoint=self.endpoint, endpoints=[self.endpoint], next_page_token=""
+        )
+
+    CreateEndpoint = GetEndpoint = ListEndpoints = UpdateEndpoint = DeleteEndpoint = answer
+
+
+class Callers:
+    async def authenticate(self, secret: str) -> Principal:
+        if secret != "es_mine":
+            raise UnauthenticatedError("unknown")
+        return Principal("tok_1", "org_1", frozenset({"admin"}))
+
+
+class NoInference:
+    def serves(self, scope: Any) -> bool:
+        return False
+
+
+@pytest.fixture
+def scheduler() -> Scheduler:
+    return Scheduler()
+
+
+@pytest.fixture
+async def client(scheduler: Scheduler) -> AsyncIterator[httpx.AsyncClient]:
+    services: Any = SimpleNamespace(
+        endpoints=scheduler, tokens=scheduler, authenticator=Callers(), routes=None
+    )
+    plane = control_plane(services, "local", "localhost:8080")
+    gateway = Gateway(NoInference(), plane)  # type: ignore[arg-type]  # all that it asks of it
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(gateway),
+        base_url="http://gateway",
+        headers={"authorization": "Bearer es_mine"},
+    ) as client:
+        yield client
+
+
+async def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    schemas.Problem.model_validate(answer.json())
+    problem: dict[str, Any] = answer.json()
+    return problem
+
+
+def fields(problem: dict[str, Any]) -> list[str]:
+    return [item["field"] for item in problem["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (f"{ENDPOINTS}/ep_1", "ENDPOINT"),
+        (f"{ENDPOINTS}/nope/events", "ENDPOINT"),
+        ("/v0/checkpoints/ckpt_%ff", "CHECKPOINT"),
+        ("/v0/organizations/acme", "ORGANIZATION"),
+        ("/v0/nodes/*", "NODE"),
+    ],
+)
+async def test_what_is_no_id_names_nothing(client, scheduler, path, kind) -> None:
+    problem = await refused(await client.get(path), 404)
+    assert problem["reason"] == f"{kind}_NOT_FOUND"
+    assert not scheduler.requests
+
+
+async def test_a_query_parameter_that_means_nothing_is_refused(client, scheduler) -> None:
+    problem = await refused(await client.get(ENDPOINTS, params={"page_sise": 5}), 422)
+    assert fields(problem) == ["page_sise"]
+    assert "page_size" in problem["detail"]
+    assert not scheduler.requests
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({**NEW, "bogus": 1}, "bogus"),
+        ({**NEW, "name": None}, "name"),
+        ({**NEW, "gpu_count": True}, "gpu_count"),
+        ({**NEW, "gpu_count": "1"}, "gpu_count"),
+        ({**NEW, "gpu_count": 0}, "gpu_count"),
+        ({**NEW, "serving": {"max_context": 0}}, "serving.max_context"),
+        ({**NEW, "scaling": {"min_replicas": None}}, "scaling.min_replicas"),
+        ({"model_name": "m"}, "name"),
+        ([], "body"),
+    ],
+)
+async def test_a_body_with_a_wrong_field_is_refused_by_the_fields_name(
+    client, scheduler, body, field
+) -> None:
+    problem = await refused(await client.post(ENDPOINTS, json=body), 422)
+    assert fields(problem) == [field]
+    assert not scheduler.requests
+
+
+async def test_half_a_surrogate_pair_is_refused(client, scheduler) -> None:
+    headers = {"content-type": "application/json"}
+    body = b'{"name": "\\ud800", "model_name": "m"}'
+    problem = await refused(await client.post(ENDPOINTS, content=body, headers=headers), 422)
+    assert fields(problem) == ["name"]
+    assert not scheduler.requests
+
+
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00", "x"]
+)
+async def test_a_moment_without_a_place_in_time_is_refused(client, scheduler, moment) -> None:
+    problem = await refused(await client.get(ONE, params={"as_of": moment}), 422)
+    assert fields(problem) == ["as_of"]
+    assert not scheduler.requests
+
+
+async def test_a_position_that_no_number_of_theirs_can_hold_is_refused(client) -> None:
+    await refused(await client.get(f"{ONE}/events", params={"after_position": 2**64}), 422)
+
+
+async def test_an_update_names_exactly_the_fields_that_were_given(client, scheduler) -> None:
+    body = {"description": "", "scaling": {"max_replicas": 3}}
+    assert (await client.patch(ONE, json=body)).status_code == 200
+    (request,) = scheduler.requests
+    assert list(request.update_mask.paths) == ["description", "scaling.max_replicas"]
+
+
+async def test_a_service_s_field_errors_are_told_in_the_names_of_the_rest_api(
+    client, scheduler
+) -> None:
+    told = "endpoint.name: must be at most 100 characters; expire_time: is past"
+    errors = (
+        FieldError("endpoint.name", "must be at most 100 characters"),
+        FieldError("expire_time", "is past"),
+    )
+    scheduler.error = RemoteError(Kind.INVALID, "INVALID_FIELD", told, errors, {})
+
+    problem = await refused(await client.patch(ONE, json={"name": "x"}), 422)
+
+    assert fields(problem) == ["name", "expires_at"]
+    assert problem["detail"] == "name: must be at most 100 characters; expires_at: is past"
+
+
+@pytest.mark.parametrize(("if_match", "etag"), [('"v1"', "v1"), ("*", ""), ('W/"v1"', "v1")])
+async def test_an_etag_guards_an_update(client, scheduler, if_match, etag) -> None:
+    await client.patch(ONE, json={"name": "x"}, headers={"if-match": if_match})
+    assert scheduler.requests[0].etag == etag
+
+
+async def test_head_is_answered_as_get_is(client) -> None:
+    answer = await client.head(ONE)
+    assert answer.status_code == 200
+    assert answer.headers["etag"] == '"v1"'
+
+
+async def test_another_method_is_told_which_ones_there_are(client) -> None:
+    answer = await client.put(ENDPOINTS)
+    await refused(answer, 405)
+    assert answer.headers["allow"] == "GET, HEAD, POST"
+
+
+async def test_a_huge_body_is_refused_unread(client, scheduler) -> None:
+    answer = await client.post(ENDPOINTS, content=b" " * (MAX_CONTROL_BYTES + 1))
+    assert (await refused(answer, 413))["reason"] == "BODY_TOO_LARGE"
+    assert not scheduler.requests
+
+
+async def test_a_bug_is_told_as_a_problem_and_no_more_of_it_than_the_request(
+    client, scheduler
+) -> None:
+    scheduler.error = KeyError("secret")
+    with capture_logs() as logs:
+        problem = await refused(await client.get(ONE), 500)
+    assert any(entry.get("exc_info") is scheduler.error for entry in logs)
+    assert "secret" not in str(problem)
+
+
+async def test_without_a_token_nothing_is_said_but_that(client) -> None:
+    for token in ("", "Bearer es_theirs", "Basic es_mine"):
+        answer = await client.get(ONE, headers={"authorization": token})
+        await refused(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_the_document_describes_every_answer_and_every_error(client) -> None:
+    document = (await client.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for verb, operation in operations.items():
+            success = next(answer for status, answer in operation["responses"].items())
+            assert success["content"]["application/json"]["schema"], (verb, path)
+            for status in ("4XX", "5XX"):
+                content = operation["responses"][status]["content"]
+                assert content["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
+    names = [
+        operation["operationId"]
+        for path in document["paths"].values()
+        for operation in path.values()
+    ]
+    assert len(names) == len(set(names))
+
+
+async def test_the_page_of_the_api_needs_nothing_from_elsewhere(client) -> None:
+    page = await client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "openapi.json" in page.text
+    assert "//" not in page.text.replace("// Shows", "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "enum"),
+    [
+        (schemas.Endpoint, endpoint_service_pb2.Endpoint.State),
+        (schemas.Replica, endpoint_service_pb2.Replica.State),
+        (schemas.Node, node_service_pb2.Node.State),
+        (schemas.Checkpoint, checkpoint_service_pb2.Checkpoint.State),
+    ],
+)
+def test_every_state_of_the_services_has_its_status(shape, enum) -> None:
+    known = set(get_args(shape.model_fields["status"].annotation))
+    states = {name.removeprefix("STATE_").lower() for name in dict(enum.items())}
+    assert known == states - {"unspecified"}
