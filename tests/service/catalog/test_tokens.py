@@ -164,7 +164,7 @@ async def test_an_expired_token_ends_by_itself(
     expire_time = utc_now() + timedelta(seconds=1.5)
     secret = await admin.new_token("artifacts:read", expire_time=to_timestamp(expire_time))
     caller = call(catalog, secret)
-    assert await _works(caller)
+    assert await _works(caller) or utc_now() >= expire_time
 
     async def expired() -> bool:
         return not await _works(caller)

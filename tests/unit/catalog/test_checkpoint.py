@@ -1,5 +1,6 @@
 """What becomes of a checkpoint, whatever is asked of it in whatever order."""
 
+import hashlib
 from dataclasses import replace
 from functools import reduce
 
@@ -144,6 +145,17 @@ def test_a_complete_copy_is_registered_with_its_digest() -> None:
     assert isinstance(event, CheckpointRegistered)
     assert event.digest == digest_of(LINES)
     assert event.size_bytes == 110
+
+
+def test_the_digest_is_the_hash_of_a_text_that_never_changes() -> None:
+    files = [
+        '{"path":"config.json","sha256":"' + "a" * 64 + '","size_bytes":10}',
+        '{"path":"model.safetensors","sha256":"' + "b" * 64 + '","size_bytes":100}',
+    ]
+    text = f"[{files[0]},{files[1]}]"
+
+    assert canonical(LINES).decode() == text
+    assert digest_of(LINES) == "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_the_digest_does_not_depend_on_the_order_of_the_files() -> None:

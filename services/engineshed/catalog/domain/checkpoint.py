@@ -33,7 +33,6 @@ from engineshed.catalog.domain.errors import (
 from engineshed.catalog.domain.manifest import MAX_BYTES, ManifestLine, canonical, digest_of
 
 _LONGEST_REASON: Final = 2000  # characters
-_LONGEST_NAME: Final = 255  # characters, of a file that a caller names wrongly
 
 
 class Registration(Enum):
@@ -258,7 +257,7 @@ def _register(command: Register) -> list[Event]:
     _require_listable(contents.files)
     unknown = command.expected_sha256.keys() - {file.path for file in contents.files}
     if unknown:
-        path = min(unknown)[:_LONGEST_NAME]
+        path = min(unknown)
         raise CheckpointInvalidError.of(
             f"{path} is not among the files that are copied: "
             + ", ".join(file.path for file in contents.files[:20]),

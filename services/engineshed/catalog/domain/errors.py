@@ -1,12 +1,6 @@
 """What can be wrong with a checkpoint or with a request about one."""
 
-from typing import Final
-
 from engineshed.errors import DomainError, FieldError, Kind
-
-# Characters of a message. Names in files may have any length, but what an error can carry over gRPC
-# is little.
-_LONGEST_MESSAGE: Final = 500
 
 
 class CheckpointInvalidError(DomainError):
@@ -18,8 +12,6 @@ class CheckpointInvalidError(DomainError):
     @classmethod
     def of(cls, message: str, *, field: str = "uri", **facts: object) -> "CheckpointInvalidError":
         """Return the error for what the request's `field` names."""
-        if len(message) > _LONGEST_MESSAGE:
-            message = message[: _LONGEST_MESSAGE - 1] + "…"
         return cls(f"{field}: {message}", fields=[FieldError(field, message)], **facts)
 
 
