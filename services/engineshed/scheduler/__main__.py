@@ -112,6 +112,7 @@ async def _serve(
             stop,
             {
                 "leadership": journal.watch(),
+                "leases": agents.watch(),
                 "reconciler": reconciler.run(),
                 "relay": Relay(store, EventPublisher(bus, SERVICE)).run(),
                 "routes": routes.run(),

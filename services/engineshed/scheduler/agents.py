@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from engineshed.api.agent.v1.agent_service_pb2 import (
     DesiredReplica,
@@ -16,6 +17,10 @@ from engineshed.api.agent.v1.agent_service_pb2 import (
 )
 from engineshed.errors import DomainError, Kind
 from engineshed.runtime import utc_now
+
+# How often this process makes sure that it runs, and after what pause it did not.
+_LOOK_S: Final = 0.1
+_STALL_S: Final = 0.5
 
 
 class SupersededError(DomainError):
@@ -114,6 +119,13 @@ class Agents:
         self._term = term
         self._generation = 0
         self._nodes: dict[str, _Presence] = {}
+        self._looked = _clock()
+
+    async def watch(self) -> None:
+        """Notice when this process was stopped or did nothing else, until cancelled."""
+        while True:
+            self._forgive_stall()
+            await asyncio.sleep(_LOOK_S)
 
     def expect(self, node_id: str, heard_at: datetime) -> None:
         """Give a node that was last heard under another leader a lease from now on."""
@@ -180,16 +192,12 @@ class Agents:
 
     def silent(self, node_ids: Iterable[str], lease_s: float) -> Iterator[tuple[str, datetime]]:
         """Yield those of the nodes whose lease has run out, and when they were last heard."""
+        self._forgive_stall()
         deadline = _clock() - lease_s
         for node_id in node_ids:
             presence = self._nodes[node_id]
             if presence.heard < deadline:
                 yield node_id, presence.heard_at
-
-    def forgive(self, seconds: float) -> None:
-        """Lengthen all leases by a time in which we did not listen ourselves."""
-        for presence in self._nodes.values():
-            presence.heard += seconds
 
     def heard_since(self, moment: datetime) -> dict[str, datetime]:
         """Return the nodes that were heard after a moment, and when."""
@@ -245,6 +253,17 @@ class Agents:
         }
         presence.desired = desired
         presence.session.send(desired)
+
+    def _forgive_stall(self) -> None:
+        """Lengthen all leases by a time in which nothing ran here: what was said is not read yet.
+
+        It is the event loop that counts. Whoever waits for a broker or a disk listens meanwhile.
+        """
+        now = _clock()
+        stalled, self._looked = now - self._looked, now
+        if stalled > _STALL_S:
+            for presence in self._nodes.values():
+                presence.heard = min(now, presence.heard + stalled)
 
 
 def _clock() -> float:

@@ -126,8 +126,6 @@ class Reconciler:
         clock = asyncio.get_running_loop().time()
         if clock < self._leases_at:
             return
-        if clock - self._leases_at > _TURN_S:  # this process was stopped, or busy with something
-            self._agents.forgive(clock - self._leases_at)
         self._leases_at = clock + _LEASES_S
         nodes = self._journal.view.nodes
         joined = [one for one, node in nodes.items() if node.state is NodeState.JOINED]

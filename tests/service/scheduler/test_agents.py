@@ -20,6 +20,7 @@ from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
 from engineshed.api.scheduler.v1.events_pb2 import ReplicaFailed
 from engineshed.rpc import error_from
+from engineshed.runtime import utc_now
 from engineshed.scheduler.agents import Agents, NodeTakenError
 from engineshed.scheduler.observations import ABSENT_S
 
@@ -117,6 +118,30 @@ async def test_a_host_that_was_started_anew_takes_over_what_is_lost() -> None:
     assert agents.is_current(silent)
     session = agents.connect("node_1", "second boot", lost=True)
     assert agents.is_current(session)
+
+
+async def test_leases_run_on_while_something_is_waited_for_and_rest_while_nothing_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("engineshed.scheduler.agents._clock", lambda: now)
+    agents = Agents(term=1)
+    agents.expect("node_1", utc_now())
+    watching = asyncio.create_task(agents.watch())
+
+    async def looked() -> bool:
+        return agents._looked == now
+
+    for _ in range(10):
+        now += 0.4
+        await eventually("a look at the clock", looked)
+    assert [node_id for node_id, _ in agents.silent(["node_1"], lease_s=3)] == ["node_1"]
+
+    agents.expect("node_1", utc_now())
+    now += 60
+    assert list(agents.silent(["node_1"], lease_s=3)) == []
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_a_hello_comes_first(stack: Stack) -> None:
