@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,8 +37,11 @@ class TritonPythonModel:
         if threads := os.environ.get("ENGINESHED_TORCH_THREADS"):
             torch.set_num_threads(int(threads))
         parameters = json.loads(args["model_config"])["parameters"]
+        # A handle: once the server is gone, our parent is whoever adopts orphans on this host.
+        server = os.pidfd_open(os.getppid())
         self._engine = LoadedEngine(
-            Path(parameters["engine_directory"]["string_value"]), on_broken=_end_server
+            Path(parameters["engine_directory"]["string_value"]),
+            on_broken=partial(_end_server, server),
         )
         self._engine.warm_up()
 
@@ -88,12 +93,13 @@ class _ResponseSender:
         return bool(self._sender.is_cancelled())
 
 
-def _end_server() -> None:
-    """End the server with this stub, for whoever started it to see.
+def _end_server(server: int) -> None:
+    """End the server, by its pidfd, with this stub, for whoever started it to see.
 
     With its stub gone, Triton 2.51 would go on saying that it is ready, keep the requests in flight
     waiting for ever, and refuse new ones.
     """
     log.error("engine_broken")
-    os.kill(os.getppid(), signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it has ended by itself
+        signal.pidfd_send_signal(server, signal.SIGKILL)
     os._exit(_STATUS_BROKEN)
