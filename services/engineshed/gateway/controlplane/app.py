@@ -8,6 +8,7 @@ import grpc
 import structlog
 from fastapi import FastAPI, Request, Response
 
+from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesRequest
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesRequest, Node
 from engineshed.gateway.controlplane import catalog, endpoints, problems, watching
 from engineshed.gateway.controlplane.clients import Services, request_id_of
@@ -27,7 +28,7 @@ def control_plane(services: Services, region: str, public_host: str) -> FastAPI:
     app.state.services = services
     app.state.public_host = public_host
     app.state.region = region
-    app.state.node_joined = False
+    app.state.missing = "nobody has looked yet"
     app.include_router(endpoints.router)
     app.include_router(watching.router)
     app.include_router(catalog.router)
@@ -38,25 +39,31 @@ def control_plane(services: Services, region: str, public_host: str) -> FastAPI:
 
 
 async def healthz(request: Request, response: Response) -> dict[str, str]:
-    """Return 200 once a node of this region has joined, and from then on as long as we live."""
+    """Return 200 once all that a deployment needs has been there, and from then on while we live.
+
+    That is a node of this region, and the catalog, without which no token is known.
+    """
     state = request.app.state
-    if not state.node_joined:
-        state.node_joined = await _a_node_has_joined(state.services, state.region)
-    if state.node_joined:
-        return {"status": "ok"}
-    response.status_code = 503
-    return {"status": "starting", "detail": "no node of this region has joined yet"}
+    if state.missing:
+        state.missing = await _what_is_missing(state.services, state.region)
+    if state.missing:
+        response.status_code = 503
+        return {"status": "starting", "detail": state.missing}
+    return {"status": "ok"}
 
 
-async def _a_node_has_joined(services: Services, region: str) -> bool:
+async def _what_is_missing(services: Services, region: str) -> str:
     try:
+        await services.templates.ListTemplates(ListTemplatesRequest(), timeout=HEALTH_SECONDS)
         reply = await services.nodes.ListNodes(ListNodesRequest(), timeout=HEALTH_SECONDS)
     except grpc.aio.AioRpcError as error:
-        log.info("scheduler unavailable", code=error.code().name, detail=error.details())
-        return False
-    return any(
+        log.info("a service is unavailable", code=error.code().name, detail=error.details())
+        return "the catalog or the scheduler does not answer yet"
+    if any(
         node.state == Node.STATE_JOINED and node.inventory.region == region for node in reply.nodes
-    )
+    ):
+        return ""
+    return "no node of this region has joined yet"
 
 
 async def _logged(

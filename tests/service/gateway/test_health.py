@@ -1,0 +1,88 @@
+"""When a gateway says that it is ready: not before a caller can deploy something."""
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc.aio import Metadata
+
+from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesResponse
+from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesResponse, Node, NodeInventory
+from engineshed.gateway.controlplane import control_plane
+
+
+class Service:
+    """Answers what it is told to, once there is something."""
+
+    def __init__(self) -> None:
+        self.reply: object = None
+
+    async def answer(self, _: object, **__: object) -> object:
+        if self.reply is None:
+            nothing = Metadata()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing)
+        return self.reply
+
+    ListTemplates = ListNodes = answer
+
+
+@pytest.fixture
+def services() -> Any:
+    return SimpleNamespace(templates=Service(), nodes=Service())
+
+
+@pytest.fixture
+async def client(services: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(control_plane(services, "local", "localhost:8080"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+def nodes(state: "Node.State.ValueType", region: str = "local") -> ListNodesResponse:
+    return ListNodesResponse(nodes=[Node(state=state, inventory=NodeInventory(region=region))])
+
+
+async def status(client: httpx.AsyncClient) -> int:
+    return (await client.get("/healthz")).status_code
+
+
+async def test_a_gateway_is_ready_when_catalog_scheduler_and_a_node_are_there(
+    client: httpx.AsyncClient, services: Any
+) -> None:
+    assert await status(client) == 503
+    services.nodes.reply = nodes(Node.STATE_JOINED)
+    assert await status(client) == 503  # without a catalog there is no token to call with
+    services.templates.reply = ListTemplatesResponse()
+    assert await status(client) == 200
+
+
+@pytest.mark.parametrize(
+    "found",
+    [ListNodesResponse(), nodes(Node.STATE_LOST), nodes(Node.STATE_JOINED, "elsewhere")],
+    ids=["none", "lost", "elsewhere"],
+)
+async def test_a_gateway_without_a_node_of_its_region_is_not_ready(
+    client: httpx.AsyncClient, services: Any, found: ListNodesResponse
+) -> None:
+    services.templates.reply = ListTemplatesResponse()
+    services.nodes.reply = found
+
+    answer = await client.get("/healthz")
+
+    assert answer.status_code == 503
+    assert "no node" in answer.json()["detail"]
+
+
+async def test_a_gateway_that_was_ready_stays_so_without_the_services(
+    client: httpx.AsyncClient, services: Any
+) -> None:
+    services.templates.reply = ListTemplatesResponse()
+    services.nodes.reply = nodes(Node.STATE_JOINED)
+    assert await status(client) == 200
+
+    services.templates.reply = services.nodes.reply = None
+
+    assert await status(client) == 200
