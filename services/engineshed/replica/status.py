@@ -16,7 +16,10 @@ log = structlog.get_logger()
 
 
 class Status:
-    """The replica's state; every change goes to the file, which is always whole."""
+    """The replica's state; every change goes to the file, which is always whole.
+
+    A change that cannot be written, as on a full disk, ends nothing: a replica that serves goes on.
+    """
 
     def __init__(self, directory: Path, replica_id: str) -> None:
         self._path = directory / FILE_NAME
@@ -42,7 +45,10 @@ class Status:
                 code=self.state.code,
                 reason=self.state.reason,
             )
-        self._write()
+        try:
+            self._write()
+        except OSError as error:  # what asks over gRPC hears it all the same
+            log.warning("status_unwritten", reason=str(error))
 
     def progress(self, fraction: float, message: str) -> None:
         """Tell how far loading has come."""
