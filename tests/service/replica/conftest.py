@@ -6,6 +6,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from engineshed.triton.engine import MODEL_NAME
+
 from .fronts import Front, write_echo_engine
 
 Start = Callable[..., Awaitable[Front]]
@@ -15,6 +17,14 @@ Start = Callable[..., Awaitable[Front]]
 def echo_engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An engine that says what its prompt says, and its model repository."""
     return write_echo_engine(tmp_path_factory.mktemp("echo"))
+
+
+@pytest.fixture
+def open_gate(echo_engine: tuple[Path, Path]) -> Iterator[Callable[[], None]]:
+    """Lets go on what waits in the echo engine because its prompt has [gate]."""
+    file = echo_engine[1] / MODEL_NAME / "1" / "gate"
+    yield file.touch
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ sampling, with letters drawn from the seed. Words in the prompt change that:
 [forever]  says the prompt again and again until the limit
 [slow]     takes 20 ms for each token
 [later]    takes 300 ms for the first token
+[gate]     waits for the file "gate" beside this program before the first token
 [fail]     fails at once       [break]  fails after three tokens
 [stray]    says a token that there is not after three
 [hang]     never answers       [die]    ends the process that runs it
@@ -17,6 +18,7 @@ import os
 import random
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ import triton_python_backend_utils as triton
 
 from engineshed.triton.orphan import end_with_server
 from engineshed.triton.refusal import Refusal
+
+GATE = Path(__file__).with_name("gate")
 
 
 class TritonPythonModel:
@@ -58,6 +62,8 @@ def answer(sender: Any, inputs: dict[str, Any]) -> None:
         os._exit(1)
     if "[later]" in words:
         time.sleep(0.3)
+    while "[gate]" in words and not (GATE.exists() or sender.is_cancelled()):
+        time.sleep(0.01)
     tokens: Any = itertools.cycle(prompt) if "[forever]" in words else iter(prompt)
     if "temperature" in inputs:
         letters = random.Random(int(inputs["seed"][0]))

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ async def leave(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_what_exceeds_the_limit_is_refused_and_disturbs_nobody(front: Front) -> None:
-    admitted = [begin(front, f"{number}[forever][slow]", max_tokens=60) for number in range(8)]
+async def test_what_exceeds_the_limit_is_refused_and_disturbs_nobody(
+    front: Front, open_gate: Callable[[], None]
+) -> None:
+    admitted = [begin(front, f"{number}[gate]") for number in range(8)]
     await front.in_flight(8)
 
     async with front.post("/v1/completions", {"prompt": "one more"}) as response:
@@ -29,10 +32,11 @@ async def test_what_exceeds_the_limit_is_refused_and_disturbs_nobody(front: Fron
     assert response.headers["retry-after"] == "1"
     assert (error["code"], error["type"]) == ("overloaded", "service_unavailable_error")
 
+    open_gate()
     bodies = await asyncio.gather(*admitted)
     for number, body in enumerate(bodies):
-        assert body["choices"][0]["text"].startswith(f"{number}[forever]")
-        assert body["usage"]["completion_tokens"] == 60
+        assert body["choices"][0]["text"] == f"{number}[gate]"
+        assert body["usage"]["completion_tokens"] == len("0[gate]") + 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -40,9 +41,11 @@ async def test_the_control_side_demands_the_secret(front: Front) -> None:
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_draining_finishes_what_is_there_and_refuses_the_rest(start: Start) -> None:
+async def test_draining_finishes_what_is_there_and_refuses_the_rest(
+    start: Start, open_gate: Callable[[], None]
+) -> None:
     front = await (await start()).ready()
-    running = asyncio.create_task(front.stream("x[forever][slow]", max_tokens=60, temperature=0))
+    running = asyncio.create_task(front.stream("x[gate]", **LONG))
     await front.in_flight(1)
 
     async with front.control() as control:
@@ -51,6 +54,7 @@ async def test_draining_finishes_what_is_there_and_refuses_the_rest(start: Start
         assert front.state.phase == Phase.PHASE_DRAINING
         status, error = await front.refusal("/v1/completions", {"prompt": "late"})
         assert (status, error["code"]) == (503, "draining")
+        open_gate()
         assert (await running)[-1] is None
         assert (await control.GetStatus(GetStatusRequest())).in_flight == 0
 
