@@ -246,5 +246,5 @@ async def test_stopped_for_longer_than_a_lease_it_takes_nobody_for_lost(
     own_stack.process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(LONGER_THAN_A_LEASE_S)
     own_stack.process.send_signal(signal.SIGCONT)
-    await tenant.get(endpoint_id)
+    await tenant.until((await tenant.create(region)).endpoint_id, E.STATE_RUNNING)
     assert "ReplicaLost" not in await tenant.history(endpoint_id)
