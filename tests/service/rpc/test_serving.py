@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from engineshed.api.catalog.v1 import hold_service_pb2 as pb
-from engineshed.rpc import RpcServer, open_channel
+from engineshed.rpc import RpcServer, client, open_channel
 
 from .conftest import LIST, Holds, call, refused
 
@@ -76,3 +76,42 @@ async def is_open(address: str) -> bool:
         return False
     writer.close()
     return True
+
+
+async def test_a_stream_ends_when_the_other_side_hangs(
+    server: RpcServer, holds: Holds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster = [
+        (name, value // 100 if "ping" in name or "keep" in name else value)
+        for name, value in client._OPTIONS
+    ]
+    monkeypatch.setattr(client, "_OPTIONS", faster)
+    hangs = asyncio.Event()
+    proxy = await in_front_of(await server.start(), hangs)
+    port = proxy.sockets[0].getsockname()[1]
+    async with proxy, open_channel(f"127.0.0.1:{port}", "es_reader", "test") as channel:
+        calling = ServerReflectionStub(channel).ServerReflectionInfo(timeout=DEADLINE_S)
+        await calling.write(ServerReflectionRequest(list_services=""))
+        await calling.read()
+        hangs.set()
+
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await calling.read()
+
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def in_front_of(address: str, hangs: asyncio.Event) -> asyncio.Server:
+    """Pass on what comes and goes, until it `hangs`: open, but silent."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if not hangs.is_set():
+                writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(*address.split(":"))
+        await asyncio.gather(pass_on(reader, back), pass_on(there, writer))
+
+    return await asyncio.start_server(connected, "127.0.0.1", 0)
