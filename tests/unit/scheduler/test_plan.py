@@ -72,6 +72,20 @@ class TestChoosingANode:
         world.plan()
         assert world.nodes_of(endpoint_id) == [able]
 
+    def test_nodes_with_different_back_ends_are_chosen_from_as_one(self, world: World) -> None:
+        world.join(gpus=4, backends=frozenset({"torch", "tensorrt_llm"}))
+        tight = world.join(gpus=2, backends=frozenset({"torch"}))
+        endpoint_id = world.create(gpus=2)
+        world.plan()
+        assert world.nodes_of(endpoint_id) == [tight]
+
+        world.create(gpus=4)
+        world.create(gpus=4)
+        world.plan()
+        small = world.create(gpus=1)
+        world.plan()
+        assert world.live(small) == [], "the emptiest of all is kept for the head"
+
     def test_an_unheard_node_is_no_choice_until_it_is_heard(self, world: World) -> None:
         node_id = world.join()
         world.lose(node_id)

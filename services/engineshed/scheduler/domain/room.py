@@ -53,21 +53,15 @@ class Room:
 
     def fitting(self, gpu_count: int, backends: Set[str]) -> Iterator[str]:
         """Yield the nodes on which a replica fits now: fewest GPUs left over first, then by id."""
-        pools = [
-            ((len(pool.free(node_id)), node_id) for node_id in pool.fitting(gpu_count))
-            for pool in self._able(backends)
-        ]
-        for _, node_id in merge(*pools):
+        pools = (pool.fitting(gpu_count) for pool in self._able(backends))
+        for node_id in merge(*pools, key=lambda node_id: (self.free(node_id), node_id)):
             if self._kept is None or gpu_count <= self._usable(node_id):
                 yield node_id
 
     def emptiest(self, backends: Set[str]) -> Iterator[str]:
         """Yield the nodes that could serve: most GPUs free first, then by id."""
-        pools = [
-            ((-len(pool.free(node_id)), node_id) for node_id in pool.emptiest())
-            for pool in self._able(backends)
-        ]
-        return (node_id for _, node_id in merge(*pools))
+        pools = (pool.emptiest() for pool in self._able(backends))
+        return merge(*pools, key=lambda node_id: (-self.free(node_id), node_id))
 
     def count(self, backends: Set[str] | None = None, gpu_count: int = 0) -> int:
         """Return how many nodes are heard, have one of `backends` and so many GPUs free."""
