@@ -2,10 +2,12 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 import typer
 
 from engineshed.cli.client import Client, find_connection
+from engineshed.cli.naming import checkpoint_id, find_named
 from engineshed.cli.output import (
     Column,
     Format,
@@ -51,12 +53,20 @@ _ORGANIZATIONS: list[Column] = [
     ("AGE", lambda item: age(item["created_at"])),
 ]
 
-CheckpointId = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its id, ckpt_….")]
+CheckpointRef = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="Its id, or name if that is unique.")
+]
 
 
 def source_uri(source: str) -> str:
     """Return `source` as a URI; a path of this machine becomes `file://`."""
     return source if "://" in source else Path(source).expanduser().absolute().as_uri()
+
+
+def name_of(source: str) -> str:
+    """Return what to call a checkpoint that comes from `source`: its directory's name."""
+    path = Path(unquote(urlsplit(source).path) if "://" in source else source).expanduser()
+    return (path.resolve() if path.name in ("", "..") else path).name
 
 
 @checkpoints.command("register")
@@ -70,7 +80,7 @@ def register(
     """Copy a checkpoint into the platform and hash it."""
     client = Client(find_connection())
     body: dict[str, object] = {
-        "name": name or source.rstrip("/").rpartition("/")[2],
+        "name": name or name_of(source),
         "uri": source_uri(source),
     }
     checkpoint = client.post("/v0/checkpoints", body | ({"digest": digest} if digest else {}))
@@ -90,16 +100,19 @@ def list_checkpoints(
 
 
 @checkpoints.command("get")
-def get_checkpoint(checkpoint: CheckpointId, output: Output = Format.TEXT) -> None:
+def get_checkpoint(checkpoint: CheckpointRef, output: Output = Format.TEXT) -> None:
     """Show one checkpoint with its files."""
-    path = f"/v0/checkpoints/{checkpoint}"
-    print_object(Client(find_connection()).get(path, show_deleted="true"), output)
+    client = Client(find_connection())
+    path = f"/v0/checkpoints/{checkpoint_id(client, checkpoint)}"
+    print_object(client.get(path, show_deleted="true"), output)
 
 
 @checkpoints.command("delete")
-def delete_checkpoint(checkpoint: CheckpointId, output: Output = Format.TEXT) -> None:
+def delete_checkpoint(checkpoint: CheckpointRef, output: Output = Format.TEXT) -> None:
     """Hide a checkpoint. Its bytes go once no endpoint serves it; the source is never touched."""
-    print_object(Client(find_connection()).delete(f"/v0/checkpoints/{checkpoint}"), output)
+    client = Client(find_connection())
+    path = f"/v0/checkpoints/{checkpoint_id(client, checkpoint)}"
+    print_object(client.delete(path), output)
 
 
 def templates(output: Output = Format.TEXT) -> None:
@@ -132,11 +145,17 @@ def list_tokens(output: Output = Format.TEXT) -> None:
 
 @tokens.command("revoke")
 def revoke_token(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id, tok_….")],
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="Its id, or name if that is unique.")
+    ],
     output: Output = Format.TEXT,
 ) -> None:
     """End a token at once."""
-    print_object(Client(find_connection()).delete(f"/v0/tokens/{token}"), output)
+    client = Client(find_connection())
+    if not token.startswith("tok_"):
+        live = [item for item in client.list("/v0/tokens") if not item["revoked_at"]]
+        token = find_named(live, token, "token", "name")["id"]
+    print_object(client.delete(f"/v0/tokens/{token}"), output)
 
 
 @organizations.command("create")

@@ -42,13 +42,15 @@ def find_connection() -> Connection:
     """
     state = Path(os.environ.get("ENGINESHED_STATE_DIR", DEFAULT_STATE))
     url = os.environ.get("ENGINESHED_URL") or _read(state / "gateway.url") or DEFAULT_URL
-    token = os.environ.get("ENGINESHED_TOKEN") or _read(state / "admin.token")
+    token = os.environ.get("ENGINESHED_TOKEN", "").strip() or _read(state / "admin.token")
     if not token:
         raise ApiError(
             "no token: set ENGINESHED_TOKEN, or ENGINESHED_STATE_DIR to the directory of a running "
             f"stack (looked in {state.absolute()})"
         )
-    return Connection(url.rstrip("/"), token)
+    if not token.isascii():
+        raise ApiError("the token has characters that none has; copy it again")
+    return Connection(url.strip().rstrip("/"), token)
 
 
 def find_connection_of(state: Path) -> Connection:
@@ -73,7 +75,7 @@ class Client:
         return self._call("GET", path, params=query)
 
     def post(self, path: str, body: Mapping[str, object] | None = None) -> Json:
-        """Send `body`; a repetition after a lost answer does not do it twice."""
+        """Send `body`; the gateway does it once, however often the request reaches it."""
         return self._call("POST", path, json=body, headers={"idempotency-key": str(ULID())})
 
     def delete(self, path: str) -> Json:
@@ -111,7 +113,10 @@ class Client:
         with _explained(self.url):
             answer = self._http.request(method, path, **arguments)
         _check(answer)
-        result: Json = answer.json()
+        try:
+            result: Json = answer.json()
+        except ValueError:
+            raise ApiError(f"{self.url} answers, but not as Engineshed; is that its URL?") from None
         return result
 
 
@@ -138,12 +143,21 @@ def _check(answer: httpx.Response) -> None:
         body = answer.json()
     except ValueError:
         raise ApiError(f"{answer.status_code}: {answer.text[:500]}", answer.status_code) from None
+    if not isinstance(body, dict):
+        raise ApiError(f"{answer.status_code}: {answer.text[:500]}", answer.status_code)
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise ApiError(
+            "the platform does not know this token, or not any more; it came from ENGINESHED_TOKEN "
+            "or else from admin.token in ENGINESHED_STATE_DIR",
+            answer.status_code,
+        )
     error = body.get("error")
     if isinstance(error, dict):  # the data plane's form
         raise ApiError(f"{error['message']} ({error['code']})", answer.status_code)
-    lines = [str(body.get("detail") or body.get("title") or body)]
-    lines += [f"  {item['field']}: {item['message']}" for item in body.get("errors", [])]
-    raise ApiError("\n".join(lines), answer.status_code)
+    detail = str(body.get("detail") or body.get("title") or body)
+    fields = [f"{item['field']}: {item['message']}" for item in body.get("errors", [])]
+    message = "; ".join([detail, *(field for field in fields if field not in detail)])
+    raise ApiError(message, answer.status_code)
 
 
 @contextmanager

@@ -107,12 +107,12 @@ def _show_lineage(lineage: Json, console: Console) -> None:
             f"in {engine['replica_id']}"
         )
     console.print(f"  checkpoint  {checkpoint['checkpoint_id']}  {checkpoint['digest'][:19]}…")
-    console.print(f"    from      {checkpoint['uri']}", soft_wrap=True)
+    console.print(f"    from      {checkpoint['uri']}", soft_wrap=True, markup=False)
 
 
 def _say_where(layout: Layout, console: Console) -> None:
-    console.print(f"state     {layout.root}", soft_wrap=True)
-    console.print(f"token     {layout.admin_token}", soft_wrap=True)
-    console.print(f"logs      {layout.logs}", soft_wrap=True)
+    console.print(f"state     {layout.root}", soft_wrap=True, markup=False)
+    console.print(f"token     {layout.admin_token}", soft_wrap=True, markup=False)
+    console.print(f"logs      {layout.logs}", soft_wrap=True, markup=False)
     console.print("again     make demo   (starts warm: the engine is built)")
     console.print("keep it   make up     (the endpoint comes back by itself)")

@@ -2,11 +2,12 @@
 
 import sys
 from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from engineshed.cli.catalog import source_uri
+from engineshed.cli.catalog import name_of, source_uri
 from engineshed.cli.client import ApiError, Client, Json, find_connection
 from engineshed.cli.endpoints import ENDPOINTS, Reference, Wait, find
 from engineshed.cli.output import Format, Output, err, out, print_object
@@ -36,7 +37,7 @@ def deploy(
     """Serve a model on GPUs reserved for it."""
     client = Client(find_connection())
     body: Json = {
-        "name": name or model.rstrip("/").rpartition("/")[2],
+        "name": name or (name_of(model) if _is_source(model) else model.rpartition("/")[2]),
         "gpu_count": gpu_count,
         "scaling": {"min_replicas": replicas, "max_replicas": max_replicas or replicas},
         **_model(client, model),
@@ -86,12 +87,18 @@ def print_answer(client: Client, body: Json) -> None:
 def _model(client: Client, model: str) -> Json:
     if model.startswith("ckpt_"):
         return {"checkpoint_id": model}
-    if "://" not in model and not model.startswith((".", "/", "~")):
+    if not _is_source(model):
         return {"model_name": model}
-    body = {"name": model.rstrip("/").rpartition("/")[2], "uri": source_uri(model)}
+    body = {"name": name_of(model), "uri": source_uri(model)}
     checkpoint = client.post("/v0/checkpoints", body)
     wait_for_checkpoint(client, checkpoint["checkpoint_id"], err)
     return {"checkpoint_id": checkpoint["checkpoint_id"]}
+
+
+def _is_source(model: str) -> bool:
+    """Tell a URI or a path from a template's name, which has a slash too."""
+    looks_so = "://" in model or model.startswith((".", "/", "~"))
+    return looks_so or (Path(model) / "config.json").is_file()
 
 
 def _routing_key(client: Client, reference: str) -> str:

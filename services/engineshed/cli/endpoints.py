@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from engineshed.cli.client import ApiError, Client, Json, find_connection
+from engineshed.cli.client import Client, Json, find_connection
+from engineshed.cli.naming import find_named
 from engineshed.cli.output import (
     Column,
     Format,
@@ -46,16 +47,7 @@ def find(client: Client, reference: str) -> Json:
     """
     if reference.startswith("ep_"):
         return client.get(f"{ENDPOINTS}/{reference}")
-    endpoints = client.list(ENDPOINTS)
-    found = [item for item in endpoints if reference in (item["name"], item["routing_key"])]
-    if not found:
-        raise ApiError(f"no endpoint is called {reference!r}; see: shed endpoints list")
-    if len(found) > 1:
-        choices = ", ".join(item["endpoint_id"] for item in found)
-        raise ApiError(
-            f"{len(found)} endpoints are called {reference!r}; name one by id: {choices}"
-        )
-    return found[0]
+    return find_named(client.list(ENDPOINTS), reference, "endpoint", "name", "routing_key")
 
 
 @app.command("list")

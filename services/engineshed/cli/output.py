@@ -1,4 +1,8 @@
-"""What the commands print: tables and lines for people, JSON for programs."""
+"""What the commands print: tables and lines for people, JSON for programs.
+
+Whatever comes from the platform is printed as it is: its brackets are no markup, its `:fire:` is no
+emoji, and no line is broken, so that ids can be copied from a terminal and found in a pipe.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 class Format(StrEnum):
@@ -50,12 +54,8 @@ def print_rows(rows: Sequence[Row], columns: Sequence[Column], form: Format) -> 
     if form is Format.JSON:
         print_json(list(rows))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, _ in columns:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*(_text(value(row)) for _, value in columns))
-    out.print(table)
+    head = [Text(title, style="bold") for title, _ in columns]
+    _print_table([head, *([_cell(value(row)) for _, value in columns] for row in rows)])
 
 
 def print_object(item: Row, form: Format) -> None:
@@ -63,21 +63,22 @@ def print_object(item: Row, form: Format) -> None:
     if form is Format.JSON:
         print_json(item)
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in item.items():
-        if name == "id" or value in (None, "", [], {}):
-            continue
-        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-        table.add_row(name, _text(shown))
-    out.print(table)
+    shown = [
+        (name, json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value)
+        for name, value in item.items()
+        if name != "id" and value not in (None, "", [], {})
+    ]
+    _print_table([[Text(name, style="bold"), _cell(value)] for name, value in shown])
 
 
-def colored(status: str) -> str:
+def print_error(message: str) -> None:
+    """Print what went wrong on standard error."""
+    err.print(Text.assemble(("error:", "red"), " ", message), soft_wrap=True)
+
+
+def colored(status: str) -> Text:
     """Return `status` with its color."""
-    color = _COLORS.get(status, "yellow")
-    return f"[{color}]{status}[/]"
+    return Text(status, style=_COLORS.get(status, "yellow"))
 
 
 def age(moment: str) -> str:
@@ -100,5 +101,13 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+def _cell(value: object) -> Text:
+    return value if isinstance(value, Text) else Text("" if value is None else str(value))
+
+
+def _print_table(lines: Sequence[Sequence[Text]]) -> None:
+    widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+    for line in lines:
+        for cell, width in zip(line[:-1], widths[:-1], strict=True):
+            cell.pad_right(width - cell.cell_len)
+        out.print(Text("  ").join(line), soft_wrap=True)

@@ -65,7 +65,7 @@ def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Co
             if status == wanted:
                 stages.finish()
                 return endpoint
-            if status in ("failed", "terminated"):
+            if status in ("failed", "terminated") or (status, wanted) == ("stopped", "running"):
                 raise ApiError(f"the endpoint is {status}: {endpoint['status_reason']}")
             time.sleep(POLL_SECONDS)
 
@@ -113,7 +113,7 @@ class _Stages:
 def _bars(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(finished_text="[green]✓[/]"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),

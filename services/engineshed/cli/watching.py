@@ -31,7 +31,9 @@ def logs(
     endpoint: Reference,
     follow: Follow = False,
     replica: Annotated[str, typer.Option(help="Only of this replica, rep_….")] = "",
-    lines: Annotated[int, typer.Option("--lines", "-n", help="How many to begin with.")] = 200,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, max=10_000, help="How many to begin with.")
+    ] = 200,
     output: Output = Format.TEXT,
 ) -> None:
     """Show what an endpoint's builds, fronts and Triton servers wrote, oldest first."""

@@ -1,0 +1,27 @@
+"""What a person calls an object: its id, or its name if only one has it."""
+
+from collections.abc import Sequence
+
+from engineshed.cli.client import ApiError, Client, Json
+
+
+def find_named(items: Sequence[Json], reference: str, kind: str, *fields: str) -> Json:
+    """Return the one of `items` that has `reference` in one of its `fields`.
+
+    Raises:
+        ApiError: none has, or several; `kind` is what they are called.
+    """
+    found = [item for item in items if reference in [item[field] for field in fields]]
+    if not found:
+        raise ApiError(f"no {kind} is called {reference!r}; see: shed {kind}s list")
+    if len(found) > 1:
+        choices = ", ".join(item["id"] for item in found)
+        raise ApiError(f"{len(found)} {kind}s are called {reference!r}; name one by id: {choices}")
+    return found[0]
+
+
+def checkpoint_id(client: Client, reference: str) -> str:
+    """Return the id of the checkpoint that `reference` names."""
+    if reference.startswith("ckpt_"):
+        return reference
+    return str(find_named(client.list("/v0/checkpoints"), reference, "checkpoint", "name")["id"])

@@ -1,0 +1,152 @@
+"""`shed` against an HTTP server that answers what it is told."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+SHED = Path(sys.executable).with_name("shed")
+
+
+class Platform(ThreadingHTTPServer):
+    """Answers every request with `status` and `body`, and keeps what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = 200
+        self.body: Any = {"data": [], "next_page_token": ""}
+        self.asked: list[tuple[str, str, Any]] = []
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Platform
+
+    def do_GET(self) -> None:
+        data = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.asked.append((self.command, self.path, json.loads(data) if data else None))
+        body = self.server.body
+        answer = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        self.send_response(self.server.status)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    with Platform() as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def shed(
+    platform: Platform, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    address = f"http://127.0.0.1:{platform.server_port}"
+    given = {"ENGINESHED_URL": address, "ENGINESHED_TOKEN": "es_x", **environment}
+    return subprocess.run(
+        [SHED, *arguments],
+        env={**os.environ, **given},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line that says what was wrong."""
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_field_is_named_once(platform) -> None:
+    platform.status = 422
+    platform.body = {
+        "detail": "name: is missing",
+        "errors": [
+            {"field": "name", "message": "is missing"},
+            {"field": "region", "message": "valid: local"},
+        ],
+    }
+    line = refusal(shed(platform, "deploy", "engineshed/sample"))
+    assert line == "error: name: is missing; region: valid: local"
+
+
+def test_a_token_that_is_not_known_says_where_it_came_from(platform) -> None:
+    platform.status = 401
+    platform.body = {"detail": "the token is unknown", "errors": []}
+    assert "ENGINESHED_TOKEN" in refusal(shed(platform, "endpoints", "list"))
+
+
+@pytest.mark.parametrize("token", ["“es_x”", "es_é"])
+def test_a_token_that_can_be_none_is_not_sent(platform, token) -> None:
+    assert "copy it again" in refusal(shed(platform, "nodes", ENGINESHED_TOKEN=token))
+    assert platform.asked == []
+
+
+def test_the_line_break_of_a_file_is_no_part_of_the_token(platform) -> None:
+    assert shed(platform, "nodes", ENGINESHED_TOKEN="es_x\n").returncode == 0
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, "<html>"), (502, "<html>"), (500, "[1]")])
+def test_another_server_is_told_from_the_platform(platform, status, body) -> None:
+    platform.status, platform.body = status, body
+    refusal(shed(platform, "nodes"))
+
+
+def test_a_directory_is_registered_and_a_templates_name_is_not(
+    platform, tmp_path, monkeypatch
+) -> None:
+    folder = tmp_path / "engineshed" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    platform.status, platform.body = 409, {"detail": "no", "errors": []}
+
+    refusal(shed(platform, "deploy", "engineshed/mine"))
+    refusal(shed(platform, "deploy", "engineshed/sample"))
+
+    (_, registered, checkpoint), (_, created, endpoint) = platform.asked
+    assert (registered, checkpoint) == ("/v0/checkpoints", {"name": "mine", "uri": folder.as_uri()})
+    assert created == "/v0/dedicated_endpoints"
+    assert (endpoint["name"], endpoint["model_name"]) == ("sample", "engineshed/sample")
+
+
+@pytest.mark.parametrize(
+    "options", [["--simulate", "h100"], ["--region", "Not One"], ["--http-port", "0"]]
+)
+def test_a_stack_that_could_never_run_is_not_started(platform, tmp_path, options) -> None:
+    done = shed(platform, "up", "--state-dir", str(tmp_path / "state"), *options)
+    assert done.returncode == 2
+    assert options[0] in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_directory_that_cannot_be_is_told_in_one_line(platform) -> None:
+    assert "--state-dir" in refusal(shed(platform, "up", "--state-dir", "/proc/none"))
+
+
+def test_an_address_of_another_host_is_told_as_what_it_is(platform, tmp_path) -> None:
+    state = str(tmp_path / "state")
+    line = refusal(shed(platform, "up", "--state-dir", state, "--http-host", "host.invalid"))
+    assert "taken" not in line
