@@ -1,8 +1,9 @@
 """`shed`: the commands, assembled."""
 
 import asyncio
+import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from engineshed.cli import catalog, deploy, endpoints, watching
 from engineshed.cli.client import ApiError
-from engineshed.cli.output import err, out
+from engineshed.cli.output import out, print_error
 from engineshed.cli.stack.programs import StackOptions
 from engineshed.cli.stack.up import StackError
 
@@ -27,12 +28,18 @@ app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(catalog.checkpoints, name="checkpoints")
 app.add_typer(catalog.tokens, name="token")
 app.add_typer(catalog.organizations, name="orgs")
-app.command()(deploy.deploy)
-app.command()(deploy.chat)
-app.command()(watching.logs)
-app.command()(watching.events)
-app.command()(watching.nodes)
-app.command()(catalog.templates)
+
+
+def _like(pattern: str, words: str) -> Callable[[str], str]:
+    """Return a check of an option that says in words what it must look like."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise typer.BadParameter(f"{value!r} is not {words}")
+        return value
+
+    return check
+
 
 StateDir = Annotated[
     Path,
@@ -40,12 +47,19 @@ StateDir = Annotated[
 ]
 HttpHost = Annotated[str, typer.Option(help="The address that the gateway listens on.")]
 HttpPort = Annotated[int, typer.Option(min=1, max=65535, help="The gateway's port.")]
-Region = Annotated[str, typer.Option(help="What this machine's region is called.")]
+Region = Annotated[
+    str,
+    typer.Option(
+        callback=_like(r"[a-z][a-z0-9-]{0,62}", "a name such as eu-1"),
+        help="What this machine's region is called.",
+    ),
+]
 Slots = Annotated[int, typer.Option(min=1, max=64, help="How many GPUs of type `cpu` to offer.")]
 Simulate = Annotated[
     str,
     typer.Option(
         metavar="TYPE:COUNT",
+        callback=_like(r"([a-z0-9][a-z0-9.-]{0,62}:[1-9][0-9]{0,3})?", "TYPE:COUNT, as h100-sxm:8"),
         help="Offer GPUs of this type in their place, served by the CPU, e.g. h100-sxm:8.",
     ),
 ]
@@ -74,6 +88,15 @@ def demo(state_dir: StateDir = Path(".state"), http_port: HttpPort = 8080) -> No
     _run(run(state_dir.resolve(), StackOptions("127.0.0.1", http_port, "local", 4, ""), out))
 
 
+# In the order in which a newcomer needs them.
+app.command()(deploy.deploy)
+app.command()(deploy.chat)
+app.command()(watching.logs)
+app.command()(watching.events)
+app.command()(watching.nodes)
+app.command()(catalog.templates)
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -92,7 +115,7 @@ def main() -> None:
     try:
         app()
     except (ApiError, StackError) as error:
-        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        print_error(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

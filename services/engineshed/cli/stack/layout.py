@@ -1,7 +1,9 @@
 """Where a stack on one machine keeps its files, and the secrets that its parts share."""
 
+import errno
 import json
 import socket
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,7 +71,7 @@ class Layout:
         return self.credentials / f"{service}.token"
 
     def prepare(self) -> None:
-        """Make the directories and, once, the secrets."""
+        """Make the directories and, once, the secrets; for the holder of the lock."""
         for folder in (self.root, self.logs, self.credentials, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         hashes = {
@@ -78,39 +80,43 @@ class Layout:
         write_private(self.services_file, json.dumps(hashes, indent=2).encode())
         _secret(self.replica_key, "key")
 
-    def ports(self) -> dict[str, int]:
-        """Return the loopback ports of nats, catalog and scheduler.
+    def ports(self, gateway: int) -> dict[str, int]:
+        """Return the loopback ports of nats, catalog and scheduler, beside that of the gateway.
 
         They are those of the last time wherever these are still free.
         """
         file = self.root / "ports.json"
         known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+        taken = {gateway}
         ports: dict[str, int] = {}
         for name in _PORTS:
             port = known.get(name, 0)
-            ports[name] = port if port and is_free("127.0.0.1", port) else _free_port(ports)
+            if not port or port in taken or why_not_free("127.0.0.1", port):
+                port = _free_port(taken)
+            ports[name] = port
+            taken.add(port)
         write_private(file, json.dumps(ports, indent=2).encode())
         return ports
 
 
-def is_free(host: str, port: int) -> bool:
-    """Tell whether a server could listen on `port` now."""
+def why_not_free(host: str, port: int) -> str:
+    """Return why no server could listen on `port` now; empty: one could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            return "it is taken" if error.errno == errno.EADDRINUSE else str(error)
+        return ""
 
 
-def _free_port(taken: dict[str, int]) -> int:
+def _free_port(taken: Set[int]) -> int:
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        if port not in taken.values():
+        if port not in taken:
             return port
 
 

@@ -39,7 +39,7 @@ class Program:
 
 def programs(layout: Layout, options: StackOptions) -> list[Program]:
     """Return the stack's processes in the order of their start; writes their configuration."""
-    ports = layout.ports()
+    ports = layout.ports(options.http_port)
     write_config(layout.root, ports["nats"])
     environment = {**os.environ, "ENGINESHED_STATE_DIR": str(layout.root)}
     nats = Program("nats", nats_command(layout.root), environment)

@@ -54,15 +54,15 @@ class Supervisor:
         backoff = BACKOFF_FIRST
         while not self._stopping:
             started = time.monotonic()
-            process = await self._start(program)
-            status = await process.wait()
+            try:
+                process = await self._start(program)
+                why = f"ended ({_describe(await process.wait())})"
+            except OSError as error:  # no memory, no file handles, a full disk: that passes
+                why = f"cannot be started ({error})"
             if time.monotonic() - started > HEALTHY_SECONDS:
                 backoff = BACKOFF_FIRST
             log = self._layout.logs / f"{program.name}.log"
-            self._tell(
-                f"{program.name} ended ({_describe(status)}); starting it again in {backoff:g} s. "
-                f"Its log: {log}"
-            )
+            self._tell(f"{program.name} {why}; starting it again in {backoff:g} s. Its log: {log}")
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, BACKOFF_LAST)
 

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -13,8 +14,9 @@ from typing import Final
 
 import httpx
 from rich.console import Console
+from rich.text import Text
 
-from engineshed.cli.stack.layout import Layout, is_free
+from engineshed.cli.stack.layout import Layout, why_not_free
 from engineshed.cli.stack.programs import StackOptions, programs
 from engineshed.cli.stack.supervisor import Supervisor
 from engineshed.runtime import write_private
@@ -37,18 +39,18 @@ async def running_stack(
             `stop` was set meanwhile.
     """
     layout = Layout(state_dir)
-    layout.prepare()
     with _locked(layout):
-        if not is_free(options.http_host, options.http_port):
+        layout.prepare()
+        if why := why_not_free(options.http_host, options.http_port):
             raise StackError(
-                f"port {options.http_port} on {options.http_host} is taken; "
+                f"cannot listen on port {options.http_port} of {options.http_host}: {why}; "
                 "choose another with --http-port"
             )
         write_private(layout.gateway_url, options.url.encode())
         supervisor = Supervisor(
             layout,
             programs(layout, options),
-            lambda text: console.print(text, style="yellow", soft_wrap=True),
+            lambda text: console.print(Text(text, style="yellow"), soft_wrap=True),
         )
         end = asyncio.Event()
         running = asyncio.create_task(supervisor.run(end))
@@ -85,20 +87,18 @@ def welcome(layout: Layout, options: StackOptions, console: Console) -> None:
     console.print()
     console.print(f"[bold green]Engineshed is up[/] at [bold]{options.url}[/]  (API docs: /docs)")
     token = layout.admin_token.read_text().strip()
-    console.print(f"  token    {token}  (in {layout.admin_token})", soft_wrap=True)
-    console.print(
-        f"  events   {layout.root / 'nats.url'}  (a read-only subscriber)", soft_wrap=True
-    )
-    console.print(f"  logs     {layout.logs}", soft_wrap=True)
-    console.print("\nTry next, in another terminal:")
-    console.print(f"  export ENGINESHED_STATE_DIR={layout.root}", soft_wrap=True)
     shed = "shed" if shutil.which("shed") else str(Path(sys.executable).with_name("shed"))
-    for words in (
-        "deploy engineshed/sample --name hello --wait",
-        "chat hello 'What is an engine shed?'",
-        "endpoints list",
+    for line in (
+        f"  token    {token}  (in {layout.admin_token})",
+        f"  events   {layout.root / 'nats.url'}  (a read-only subscriber)",
+        f"  logs     {layout.logs}",
+        "\nTry next, in another terminal:",
+        f"  export ENGINESHED_STATE_DIR={shlex.quote(str(layout.root))}",
+        f"  {shed} deploy engineshed/sample --name hello --wait",
+        f"  {shed} chat hello 'What is an engine shed?'",
+        f"  {shed} endpoints list",
     ):
-        console.print(f"  {shed} {words}", markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print("\nCtrl-C stops everything.")
 
 
@@ -125,7 +125,14 @@ async def _until_ready(url: str, layout: Layout, stop: asyncio.Event) -> None:
 @contextmanager
 def _locked(layout: Layout) -> Iterator[None]:
     """Hold the state directory; the kernel lets go of it when this process dies."""
-    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StackError(
+            f"cannot write to {layout.root}: {error.strerror}; choose another directory with "
+            "--state-dir"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,51 @@
+"""The parts of `shed up`: its ports, and who keeps its processes running."""
+
+import asyncio
+import socket
+import sys
+
+from engineshed.cli.stack import supervisor
+from engineshed.cli.stack.layout import Layout
+from engineshed.cli.stack.programs import Program
+from engineshed.cli.stack.supervisor import Supervisor
+
+
+def test_no_service_gets_the_gateways_port_or_anothers(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    first = layout.ports(gateway=8080)
+    assert len(set(first.values())) == 3
+
+    assert layout.ports(gateway=8080) == first
+    again = layout.ports(gateway=first["nats"])
+    assert first["nats"] not in again.values()
+
+
+def test_a_port_that_was_taken_meanwhile_is_replaced(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    first = layout.ports(gateway=8080)
+    with socket.create_server(("127.0.0.1", first["catalog"])):
+        again = layout.ports(gateway=8080)
+    assert again["catalog"] != first["catalog"]
+    assert again["nats"] == first["nats"]
+
+
+async def test_a_program_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(supervisor, "BACKOFF_FIRST", 0.01)
+    layout = Layout(tmp_path)  # without its folder for logs
+    told: list[str] = []
+    stop = asyncio.Event()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len(told) == 1:
+            layout.logs.mkdir()
+        else:
+            stop.set()
+
+    program = Program("nats", [sys.executable, "-c", "print('started')"], {})
+    async with asyncio.timeout(30):
+        await Supervisor(layout, [program], tell).run(stop)
+
+    assert "cannot be started" in told[0]
+    assert "status 0" in told[1]
+    assert "started" in (layout.logs / "nats.log").read_text()
