@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from nats.aio.client import Client
 from structlog.testing import capture_logs
 
 from engineshed.bus import Bus, BusUnavailableError, client, ensure_streams
@@ -108,6 +109,23 @@ async def test_a_broker_that_hangs_is_left_and_found_again_when_it_goes_on(
     await eventually(lambda: bus.connected)
 
     await ensure_streams(bus)
+
+
+async def test_a_connection_that_cannot_be_closed_is_replaced_all_the_same(
+    broker: Broker, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await connect("scheduler")
+    await eventually(lambda: bus.connected)
+    close = Client.close
+
+    async def close_badly(client: Client) -> None:
+        await close(client)
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>")
+
+    monkeypatch.setattr(Client, "close", close_badly)
+    await broker.restart()
+
+    await eventually(lambda: bus.connections == 2)
 
 
 async def test_closing_ends_in_time_though_the_broker_hangs(
