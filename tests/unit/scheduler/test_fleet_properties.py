@@ -33,10 +33,14 @@ class Fleet(RuleBasedStateMachine):
 
     # What happens.
 
-    @rule(gpus=st.sampled_from([1, 2, 4]), gpu_type=st.sampled_from(["cpu", "cpu", "h100-sxm"]))
-    def node_joins(self, gpus: int, gpu_type: str) -> None:
+    @rule(
+        gpus=st.sampled_from([1, 2, 4]),
+        gpu_type=st.sampled_from(["cpu", "cpu", "h100-sxm"]),
+        backends=st.sampled_from([{"torch"}, {"torch", "tensorrt_llm"}, {"python"}]),
+    )
+    def node_joins(self, gpus: int, gpu_type: str, backends: set[str]) -> None:
         if len(self.world.view.nodes) < 4:
-            self.world.join(gpus, gpu_type=gpu_type)
+            self.world.join(gpus, gpu_type=gpu_type, backends=frozenset(backends))
 
     @rule(
         gpus=st.sampled_from([1, 1, 2, 4]),

@@ -245,6 +245,22 @@ class TestTheQueue:
         assert world.nodes_of(small) != [node_id]
         assert {full, draining, half}
 
+    def test_a_drain_that_begins_lets_the_queue_be_planned_anew(self, world: World) -> None:
+        world.join(gpus=4)
+        tenant = world.running(gpus=4)
+        world.join(gpus=4)
+        world.running(gpus=2)
+        world.create(gpus=4)
+        world.sleep(1)
+        small = world.create(gpus=2)
+        while world.plan_incrementally():
+            pass
+        assert world.live(small) == [], "the half-empty node is kept for the head"
+
+        world.tell(tenant, Stop())
+        world.plan_incrementally()
+        assert len(world.live(small)) == 1, "the draining one will be empty sooner"
+
     def test_only_a_node_that_is_large_enough_is_kept(self, world: World) -> None:
         world.join(gpus=8)
         world.running(gpus=8)

@@ -232,9 +232,13 @@ class View:
     def _index_releasing(self, old: Replica | None, new: Replica) -> None:
         was = old is not None and old.state is ReplicaState.DRAINING
         now = new.state is ReplicaState.DRAINING
+        if was == now:
+            return
         self._releasing[new.node_id] += (now - was) * len(new.gpus)
         if not self._releasing[new.node_id]:
             del self._releasing[new.node_id]
+        if kind := self._kind_of.get(new.node_id):  # another node may fit the head soonest
+            self.changes.queues.add(QueueKey(kind.region, kind.gpu_type))
 
     def _index_waiting(self, old: Endpoint | None, new: Endpoint) -> None:
         key = queue_key(new)
