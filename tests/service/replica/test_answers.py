@@ -1,6 +1,6 @@
 import asyncio
 
-from .fronts import KEY, Front, text_of
+from .fronts import KEY, Front, events, text_of
 
 
 async def test_a_completion_is_the_engines_text(front: Front) -> None:
@@ -60,6 +60,31 @@ async def test_a_chat_goes_through_the_template(front: Front) -> None:
     assert body["choices"][0]["finish_reason"] == "stop"
     assert body["usage"]["prompt_tokens"] == len("Be kind.Hi") + 3
     assert body["object"] == "chat.completion"
+
+
+async def test_a_chat_stream_opens_and_ends_every_choice(front: Front) -> None:
+    request = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "temperature": 0,
+        "n": 2,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    async with front.post("/v1/chat/completions", request) as response:
+        assert response.content_type == "text/event-stream"
+        *chunks, usage, done = [event async for event in events(response)]
+
+    for index in range(2):
+        said = [each for chunk in chunks for each in chunk["choices"] if each["index"] == index]
+        first, *middle, last = said
+        assert first["delta"] == {"role": "assistant", "content": "", "refusal": None}
+        assert "".join(each["delta"]["content"] for each in middle) == "Hi"
+        assert last["delta"] == {}
+        assert [each["finish_reason"] for each in said] == [None] * len([first, *middle]) + ["stop"]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    # Each answer says the two special tokens of the prompt too, and the end token.
+    assert usage["usage"] == {"prompt_tokens": 4, "completion_tokens": 10, "total_tokens": 14}
+    assert done is None
 
 
 async def test_a_stop_word_ends_the_answer_and_the_generation(front: Front) -> None:
