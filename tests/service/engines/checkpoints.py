@@ -65,8 +65,12 @@ def write_checkpoint(
     tokenizer: bool = True,
     dtype: torch.dtype = torch.float32,
     generation: dict[str, Any] | None = None,
+    scale: float = 3.0,
 ) -> Path:
-    """Write a checkpoint with the same random weights each time."""
+    """Write a checkpoint with the same random weights each time.
+
+    Fresh weights are so small that all tokens are about equally likely; `scale` makes them larger.
+    """
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         kind,
@@ -77,10 +81,10 @@ def write_checkpoint(
         **SIZES[kind],
     )
     model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():  # fresh weights are so small that all tokens are about equally likely
+    with torch.no_grad():
         for weights in model.parameters():
             if weights.dim() > 1:
-                weights.mul_(3.0)
+                weights.mul_(scale)
     for name, value in (generation or {}).items():
         setattr(model.generation_config, name, value)
     model.to(dtype).save_pretrained(directory)

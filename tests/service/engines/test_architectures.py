@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from engineshed.agent.engines.torch.serving import LoadedEngine
+from engineshed.triton.engine import EngineManifest
 
-from .checkpoints import END_ID
-from .engines import ask, inputs, prompts_of, reference
+from .checkpoints import END_ID, write_checkpoint
+from .engines import ask, build_here, inputs, prompts_of, reference
 
 _LENGTHS = (1, 2, 5, 17, 40, 64, 100, 9, 33, 3, 50, 21, 7, 80, 12, 28)
 _DECODING = {
@@ -47,3 +48,14 @@ def test_answers_at_once_are_those_of_generate_alone(
 
     assert loaded.manifest.decoding == _DECODING[kind]
     assert answers == expected
+
+
+@pytest.mark.parametrize("kind", ["llama", "recurrent_gemma"])
+def test_how_a_model_is_decoded_does_not_depend_on_how_well_it_was_trained(
+    kind: str, tmp_path: Path
+) -> None:
+    untrained = write_checkpoint(kind, tmp_path / "untrained", scale=1.0)
+
+    engine = build_here(untrained, tmp_path / "engine")
+
+    assert EngineManifest.read(engine).decoding == _DECODING[kind]

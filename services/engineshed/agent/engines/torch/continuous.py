@@ -29,7 +29,7 @@ from transformers.generation.continuous_batching.utils import (
 )
 
 from engineshed.agent.engines.torch.generation import Generation, Reply
-from engineshed.agent.engines.torch.sampling import processors_for
+from engineshed.agent.engines.torch.sampling import Processors, processors_for
 
 _PAGE: Final = 32
 """Tokens per page of the cache: small, so that short answers do not each hold a long one."""
@@ -44,8 +44,15 @@ _CLOSE_SECONDS: Final = 10.0
 class ContinuousDecoder:
     """Works on up to `max_concurrent` requests in each step; others wait for one to end."""
 
-    def __init__(self, model: PreTrainedModel, max_context: int, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        max_context: int,
+        max_concurrent: int,
+        processors: Processors = processors_for,
+    ) -> None:
         self._model = model
+        self._processors = processors
         self._running: dict[str, _Running] = {}
         self._manager = model.init_continuous_batching(
             continuous_batching_config=_configuration(model, max_context, max_concurrent)
@@ -61,7 +68,8 @@ class ContinuousDecoder:
 
     def submit(self, generation: Generation, reply: Reply) -> None:
         """Let a request take part from the next step on."""
-        processors = processors_for(generation.sampling, len(generation.prompt), self._model.device)
+        prompt_length, device = len(generation.prompt), self._model.device
+        processors = self._processors(generation.sampling, prompt_length, device)
         self._running[generation.request_id] = _Running(generation, reply, processors, self.cancel)
         accepted = self._manager.add_request(
             list(generation.prompt),

@@ -6,7 +6,8 @@ exactly), from a generator of its own. So a seed means the same whatever runs be
 """
 
 import secrets
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from transformers import (
 from engineshed.agent.engines.torch.generation import Sampling
 
 _SMALLEST: Final = torch.finfo(torch.float32).tiny
+
+Processors: TypeAlias = Callable[[Sampling, int, torch.device], LogitsProcessorList]
+"""What `processors_for` is, and what a decoder can be given in its place to look on."""
 
 
 def processors_for(

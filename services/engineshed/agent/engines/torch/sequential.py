@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from engineshed.agent.engines.torch.generation import Generation, Reply
-from engineshed.agent.engines.torch.sampling import processors_for
+from engineshed.agent.engines.torch.sampling import Processors, processors_for
 
 log = structlog.get_logger()
 
@@ -27,8 +27,14 @@ log = structlog.get_logger()
 class SequentialDecoder:
     """Works on up to `max_concurrent` requests in turns; others wait for one to end."""
 
-    def __init__(self, model: PreTrainedModel, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        max_concurrent: int,
+        processors: Processors = processors_for,
+    ) -> None:
         self._model = model
+        self._processors = processors
         _take_turns_at(model)
         self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="decode")
         self._running: dict[str, _StepByStep] = {}
@@ -75,7 +81,7 @@ class SequentialDecoder:
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=generation.max_new_tokens,
             eos_token_id=sorted(generation.end_ids) or None,
-            logits_processor=processors_for(generation.sampling, prompt.shape[1], device),
+            logits_processor=self._processors(generation.sampling, prompt.shape[1], device),
             stopping_criteria=StoppingCriteriaList([steps]),
         )
 
