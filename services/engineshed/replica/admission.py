@@ -18,7 +18,6 @@ class Admission:
         in_flight: requests now.
         admitted: requests so far.
         refused: requests turned away so far.
-        closed: what requests are refused with; None while they are taken.
         sequences: the turns at the engine.
 
     """
@@ -31,15 +30,21 @@ class Admission:
         self.refused = 0
         self._empty = asyncio.Event()
         self._empty.set()
-        self.closed: ApiError | None = unavailable("The model is being loaded.", "loading")
+        self._closed: ApiError | None = unavailable("The model is being loaded.", "loading")
+
+    @property
+    def closed(self) -> ApiError | None:
+        """What requests are refused with; None while they are taken."""
+        # It is raised again and again: its traceback would keep every request that it refused.
+        return self._closed and self._closed.with_traceback(None)
 
     def open(self) -> None:
         """Take requests from now on."""
-        self.closed = None
+        self._closed = None
 
     def close(self, answer: ApiError) -> None:
         """Refuse requests from now on with `answer`; those in flight go on."""
-        self.closed = answer
+        self._closed = answer
 
     async def empty(self) -> None:
         """Return when no request is in flight."""
@@ -53,9 +58,9 @@ class Admission:
             ApiError: 503, there are as many as it takes, or it takes none.
 
         """
-        if self.closed is not None:
+        if (closed := self.closed) is not None:
             self.refused += 1
-            raise self.closed
+            raise closed
         if self.in_flight >= self.max_requests:
             self.refused += 1
             raise unavailable(

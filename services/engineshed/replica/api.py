@@ -96,8 +96,8 @@ class Api:
         await exchange.respond_json(200, self._card)
 
     async def _show_health(self, exchange: Exchange) -> None:
-        if self._admission.closed is not None:
-            raise self._admission.closed
+        if (closed := self._admission.closed) is not None:
+            raise closed
         await exchange.respond_json(200, {"status": "ready"})
 
     async def _show_metrics(self, exchange: Exchange) -> None:

@@ -1,3 +1,4 @@
+import traceback
 from contextlib import AbstractContextManager
 
 import pytest
@@ -50,6 +51,17 @@ async def test_a_request_that_fails_leaves_its_place() -> None:
 
     assert admission.in_flight == 0
     await admission.empty()
+
+
+def test_requests_that_were_refused_are_forgotten() -> None:
+    admission = Admission(1, 1)
+    depths = []
+    for _ in range(3):
+        with pytest.raises(ApiError) as caught, admission.admit():
+            pass
+        depths.append(len(list(traceback.walk_tb(caught.value.__traceback__))))
+
+    assert depths[0] == depths[1] == depths[2]
 
 
 def test_once_closed_only_those_inside_go_on() -> None:
