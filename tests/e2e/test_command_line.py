@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_a_checkpoint_becomes_an_answer_by_the_command_line_alone(stack: Stack) 
     assert "by-hand" in shed(stack, "endpoints", "list")
     assert "ReplicaReady" in shed(stack, "events", made["endpoint_id"])
     assert "by-hand" in shed(stack, "endpoints", "get", made["routing_key"])
+    assert made["checkpoint_id"] in shed(stack, "checkpoints", "get", SAMPLE.name)
     stopped = json.loads(shed(stack, "endpoints", "stop", "by-hand", "--wait", "-o", "json"))
     assert stopped["status"] == "stopped"
     shed(stack, "endpoints", "delete", "by-hand", "--yes")
@@ -61,7 +63,8 @@ def test_tokens_can_be_made_and_revoked(stack: Stack) -> None:
     assert made["token"].startswith("es_")
     assert made["token_id"] in shed(stack, "token", "list")
     assert made["token"] not in shed(stack, "token", "list")
-    revoked = json.loads(shed(stack, "token", "revoke", made["token_id"], "-o", "json"))
+    revoked = json.loads(shed(stack, "token", "revoke", "ci", "-o", "json"))
+    assert revoked["token_id"] == made["token_id"]
     assert revoked["revoked_at"]
 
 
@@ -80,6 +83,37 @@ def test_mistakes_are_told_in_one_line_with_the_way_out(stack: Stack) -> None:
     )
     assert lost.returncode == 1
     assert "shed up" in lost.stderr
+
+
+def test_a_reader_that_has_enough_ends_a_command_without_a_word(stack: Stack, sample: Json) -> None:
+    for command in ("logs", "events", "endpoints list"):
+        name = "" if command == "endpoints list" else sample["endpoint_id"]
+        done = subprocess.run(
+            ["bash", "-c", f"shed {command} {name} | head -n 1"],
+            env=stack.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout.count("\n") == 1
+        assert done.stderr == ""
+
+
+def test_ctrl_c_ends_following_without_a_word(stack: Stack, sample: Json) -> None:
+    with subprocess.Popen(
+        ["shed", "events", "--follow", sample["endpoint_id"]],
+        env=stack.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout is not None
+        assert "EndpointCreated" in following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        _, complaint = following.communicate(timeout=60)
+    assert following.returncode == 130
+    assert "Traceback" not in complaint
 
 
 def test_every_command_explains_itself(stack: Stack) -> None:

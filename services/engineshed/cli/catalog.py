@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from engineshed.cli.client import Client, find_connection
-from engineshed.cli.naming import checkpoint_id, find_named
+from engineshed.cli.naming import checkpoint_id, organization_id, token_id
 from engineshed.cli.output import (
     Column,
     Format,
@@ -128,13 +128,17 @@ def create_token(
         list[str] | None,
         typer.Option(help="May be repeated; default: inference."),
     ] = None,
-    org: Annotated[str, typer.Option(help="For operators: the organization, org_….")] = "",
+    org: Annotated[
+        str, typer.Option(help="For operators: the organization, by id or short name.")
+    ] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Make a token. Its secret is shown this once."""
+    client = Client(find_connection())
     body: dict[str, object] = {"name": name, "scopes": scope or ["inference"]}
-    token = Client(find_connection()).post("/v0/tokens", body | ({"org_id": org} if org else {}))
-    print_object(token, output)
+    if org:
+        body["org_id"] = organization_id(client, org)
+    print_object(client.post("/v0/tokens", body), output)
 
 
 @tokens.command("list")
@@ -152,10 +156,7 @@ def revoke_token(
 ) -> None:
     """End a token at once."""
     client = Client(find_connection())
-    if not token.startswith("tok_"):
-        live = [item for item in client.list("/v0/tokens") if not item["revoked_at"]]
-        token = find_named(live, token, "token", "name")["id"]
-    print_object(client.delete(f"/v0/tokens/{token}"), output)
+    print_object(client.delete(f"/v0/tokens/{token_id(client, token)}"), output)
 
 
 @organizations.command("create")

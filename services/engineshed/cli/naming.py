@@ -25,3 +25,18 @@ def checkpoint_id(client: Client, reference: str) -> str:
     if reference.startswith("ckpt_"):
         return reference
     return str(find_named(client.list("/v0/checkpoints"), reference, "checkpoint", "name")["id"])
+
+
+def organization_id(client: Client, reference: str) -> str:
+    """Return the id of the organization that `reference` names."""
+    if reference.startswith("org_"):
+        return reference
+    return str(find_named(client.list("/v0/organizations"), reference, "org", "slug")["id"])
+
+
+def token_id(client: Client, reference: str) -> str:
+    """Return the id of the token that `reference` names; of those revoked only an id names one."""
+    if reference.startswith("tok_"):
+        return reference
+    live = [item for item in client.list("/v0/tokens") if not item["revoked_at"]]
+    return str(find_named(live, reference, "token", "name")["id"])
