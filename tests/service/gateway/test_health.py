@@ -86,3 +86,11 @@ async def test_a_gateway_that_was_ready_stays_so_without_the_services(
     services.templates.reply = services.nodes.reply = None
 
     assert await status(client) == 200
+
+
+async def test_a_probe_may_add_parameters_of_its_own(
+    client: httpx.AsyncClient, services: Any
+) -> None:
+    services.nodes.reply = nodes(Node.STATE_JOINED)
+    services.templates.reply = ListTemplatesResponse()
+    assert (await client.get("/healthz", params={"probe": "1"})).status_code == 200

@@ -6,13 +6,14 @@ from typing import Final
 
 import grpc
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 
 from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesRequest
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesRequest, Node
 from engineshed.gateway.controlplane import catalog, endpoints, problems, watching
 from engineshed.gateway.controlplane.clients import Services, request_id_of
 from engineshed.gateway.controlplane.description import DescribedApi
+from engineshed.gateway.controlplane.parameters import only_known
 
 HEALTH_SECONDS: Final = 2.0
 
@@ -29,9 +30,8 @@ def control_plane(services: Services, region: str, public_host: str) -> FastAPI:
     app.state.public_host = public_host
     app.state.region = region
     app.state.missing = "nobody has looked yet"
-    app.include_router(endpoints.router)
-    app.include_router(watching.router)
-    app.include_router(catalog.router)
+    for part in (endpoints, watching, catalog):
+        app.include_router(part.router, dependencies=[Depends(only_known)])
     app.add_api_route("/healthz", healthz, methods=["GET"], tags=["health"])
     app.middleware("http")(_logged)
     problems.install(app)

@@ -4,11 +4,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 
-from engineshed.gateway.controlplane.parameters import only_known
 from engineshed.gateway.controlplane.schemas import Problem
 
 PROBLEM: Final = "application/problem+json"
@@ -40,7 +39,6 @@ class DescribedApi(FastAPI):
             title="Engineshed",
             version=version("engineshed"),
             description=_ABOUT,
-            dependencies=[Depends(only_known)],
             responses=_ERRORS,
             generate_unique_id_function=_operation_id,
             docs_url=None,
