@@ -23,6 +23,9 @@ ABSENT_S: Final = 5.0
 # An age beyond it is no age; it must not lead out of the calendar.
 _LONGEST_AGE_S: Final = 10 * 365 * 24 * 3600.0
 
+# Characters; what an engine said in full is in the replica's log. An event has a limit, too.
+_LONGEST_REASON: Final = 2_000
+
 _ENDED: Final = (ReplicaState.STOPPED, ReplicaState.FAILED)
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
@@ -117,7 +120,7 @@ def _report(status: ReplicaStatus, now: datetime) -> Report:
         state=ReplicaState(status.state),
         since=now - _age(status.state_age),
         code=status.code,
-        reason=status.reason,
+        reason=status.reason[:_LONGEST_REASON],
         retryable=status.retryable,
         engine_digest=status.engine_digest,
         engine_backend=status.engine_backend,

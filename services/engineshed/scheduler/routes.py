@@ -83,7 +83,7 @@ class Routes:
             log.error("a later route is published", endpoint_id=endpoint_id, error=error.message)
             self._unpublished.discard(endpoint_id)
         else:
-            if self._routes[route.routing_key] is route:
+            if self._routes.get(route.routing_key) is route:
                 self._unpublished.discard(endpoint_id)
 
     async def _entries(self) -> dict[str, Route]:

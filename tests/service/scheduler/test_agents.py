@@ -229,6 +229,21 @@ async def test_a_crash_is_made_good_and_a_hopeless_failure_is_told(
     assert failed.state_reason == "OUT_OF_MEMORY: too large"
 
 
+async def test_a_failure_told_at_great_length_is_recorded_by_its_beginning(
+    tenant: Tenant, join: Join, region: str
+) -> None:
+    agent = await join()
+    endpoint_id = (await tenant.create(region)).endpoint_id
+    await eventually("the replica", lambda: agent.replicas)
+    (replica_id,) = agent.replicas
+    long = "no kernel image; " * 100_000
+    agent.set(replica_id, R.STATE_FAILED, code="BUILD_FAILED", reason=long, retryable=False)
+    failed = await tenant.until(endpoint_id, E.STATE_FAILED)
+    assert failed.state_reason.startswith("BUILD_FAILED: no kernel image; no kernel image")
+    assert len(failed.state_reason) < 3_000
+    assert agent.error is None
+
+
 async def test_a_replica_that_its_node_forgot_is_replaced(
     tenant: Tenant, join: Join, region: str
 ) -> None:
