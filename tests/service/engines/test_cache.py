@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,27 @@ def cache(tmp_path: Path) -> EngineCache:
 
 def unheard(_stage: str, _fraction: float) -> None:
     pass
+
+
+async def test_only_so_many_engines_are_built_at_once_and_the_others_say_that_they_wait(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    backend.let_go.clear()
+    stages: asyncio.Queue[str] = asyncio.Queue()
+    requests = [replace(REQUEST, max_context=length) for length in range(20, 23)]
+    asked = [
+        asyncio.create_task(
+            cache.get(backend, each, lambda stage, _: stages.put_nowait(stage), tmp_path / "log")
+        )
+        for each in requests
+    ]
+
+    told = [await stages.get() for _ in asked]
+    assert sorted(told) == ["waiting for other builds", "writing", "writing"]
+    assert backend.builds == 2
+
+    backend.let_go.set()
+    assert all(engine.built for engine in await asyncio.gather(*asked))
 
 
 async def test_an_engine_is_built_once_and_then_found(

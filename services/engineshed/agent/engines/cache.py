@@ -23,6 +23,9 @@ from engineshed.triton.engine import FILE_NAME, EngineManifest, EngineManifestEr
 SCHEMA_VERSION: Final = 1
 """Raised when the layout of an engine changes: older ones are then built anew."""
 
+_BUILDS_AT_ONCE: Final = 2
+"""Each may need most of the host's memory; but a small one shall not wait for a large one."""
+
 _STAMPS = "stamps.json"
 _BUILDING = ".building"
 
@@ -64,6 +67,7 @@ class EngineCache:
         self._root = root
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._listeners: defaultdict[str, list[Progress]] = defaultdict(list)
+        self._benches = asyncio.Semaphore(_BUILDS_AT_ONCE)
 
     def sweep(self) -> None:
         """Remove what builds left that were killed. Call it before the first build."""
@@ -89,7 +93,10 @@ class EngineCache:
             async with self._locks[key]:
                 if found := await self._find(key):
                     return found
-                return await self._build(key, backend, request, log_file)
+                if self._benches.locked():
+                    self._tell(key)("waiting for other builds", 0.0)
+                async with self._benches:
+                    return await self._build(key, backend, request, log_file)
         finally:
             listeners.remove(progress)
 
