@@ -91,30 +91,47 @@ async def test_what_the_process_refuses_reaches_whoever_asked(tmp_path: Path, co
     assert not caught.value.retryable
 
 
-async def test_a_build_that_is_cancelled_leaves_no_process(
-    tmp_path: Path, checkpoint: Callable[[str], Path]
-) -> None:
+async def begin(checkpoint: Path, folder: Path) -> tuple[asyncio.Task[Any], psutil.Process]:
+    """Return a build under way and its process."""
     started = asyncio.Event()
+    log = folder / "build.log"
     building = asyncio.create_task(
-        BACKEND.build(
-            request_for(checkpoint("llama")),
-            tmp_path,
-            lambda *_: started.set(),
-            tmp_path / "build.log",
-        )
+        BACKEND.build(request_for(checkpoint), folder, lambda *_: started.set(), log)
     )
     await asyncio.wait_for(started.wait(), DEADLINE)
     [process] = [
         child
         for child in psutil.Process().children(recursive=True)
-        if str(tmp_path) in " ".join(child.cmdline())
+        if str(folder) in " ".join(child.cmdline())
     ]
+    return building, process
+
+
+async def test_a_build_that_is_cancelled_leaves_no_process(
+    tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    building, process = await begin(checkpoint("llama"), tmp_path)
     building.cancel()
 
     with pytest.raises(asyncio.CancelledError):
         await building
 
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_when_memory_runs_out_a_build_is_killed_before_what_serves(
+    tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    building, process = await begin(checkpoint("llama"), tmp_path)
+    score = await asyncio.to_thread(Path(f"/proc/{process.pid}/oom_score_adj").read_text)
+    process.kill()
+
+    with pytest.raises(EngineBuildError, match="out of memory") as caught:
+        await building
+
+    assert int(score) == 1000
+    assert caught.value.code == "BUILD_KILLED"
+    assert caught.value.retryable
 
 
 def test_the_checkpoints_own_precision_is_kept_unless_another_is_asked_for(tmp_path: Path) -> None:
@@ -185,6 +202,21 @@ def test_a_checkpoint_without_tokenizer_is_refused(tmp_path: Path, kind: str) ->
     assert "tokenizer.json" in error.message
 
 
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused_and_the_code_never_run(
+    tmp_path: Path, copied: Path
+) -> None:
+    ran = tmp_path / "ran"
+    (copied / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (copied / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    error = refusal(copied, tmp_path)
+
+    assert error.code == "NO_TOKENIZER"
+    assert error.message == "its tokenizer brings code of its own, which is never run"
+    assert not ran.exists()
+
+
 def test_weights_that_lack_a_tensor_or_have_another_shape_are_refused(
     tmp_path: Path, copied: Path
 ) -> None:
@@ -197,7 +229,9 @@ def test_weights_that_lack_a_tensor_or_have_another_shape_are_refused(
     assert "model.norm.weight" in error.message
 
     save_file({**tensors, "model.norm.weight": norm[:5].clone()}, weights, {"format": "pt"})
-    assert refusal(copied, tmp_path / "2").code == "LOAD_FAILED"
+    error = refusal(copied, tmp_path / "2")
+    assert error.code == "BAD_WEIGHTS"
+    assert "model.norm.weight: its shape is [5], not [64]" in error.message
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, copied: Path) -> None:

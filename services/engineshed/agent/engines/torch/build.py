@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,6 +174,9 @@ def _check_tokenizer(folder: Path) -> None:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:
+        if "custom code" in str(error):
+            message = "its tokenizer brings code of its own, which is never run"
+            raise _refused("NO_TOKENIZER", message) from error
         raise _refused("NO_TOKENIZER", f"{missing} ({error})") from error
     # Without any file transformers may make up one that knows its special tokens only.
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
@@ -192,6 +196,13 @@ def _load(
             message = f"its quantization cannot be loaded here: {error}"
             raise _refused("UNSUPPORTED_QUANTIZATION", message) from error
         raise _refused("LOAD_FAILED", f"{type(error).__name__}: {error}") from error
+    if mismatched := sorted(said["mismatched_keys"]):
+        name, found, needed = mismatched[0]
+        raise _refused(
+            "BAD_WEIGHTS",
+            f"{len(mismatched)} tensors are not as config.json has them, e.g. {name}: its shape is "
+            f"{list(found)}, not {list(needed)}",
+        )
     if missing := sorted(said["missing_keys"]):
         raise _refused(
             "MISSING_WEIGHTS",
@@ -216,6 +227,12 @@ def _as_build_error(error: Exception) -> EngineBuildError:
     return EngineBuildError("BUILD_FAILED", f"{type(error).__name__}: {error}", retryable=True)
 
 
+def _be_killed_first() -> None:
+    """Have the kernel end this process, rather than one that serves, when memory runs out."""
+    with suppress(OSError):  # where that is not for us to say
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
 def main() -> int:
     """Build what the command line says; return the exit status."""
     events = os.fdopen(os.dup(1), "w", buffering=1)
@@ -224,6 +241,7 @@ def main() -> int:
     def tell(event: dict[str, Any]) -> None:
         events.write(json.dumps(event) + "\n")
 
+    _be_killed_first()
     if threads := os.environ.get("ENGINESHED_TORCH_THREADS"):
         torch.set_num_threads(int(threads))
     task = TypeAdapter(BuildTask).validate_json(sys.argv[1])

@@ -57,7 +57,8 @@ def load_model(
     """Return the model, ready to generate, and what transformers says of the loading.
 
     `precision` is a name of DTYPES or None for the checkpoint's own. Code that a checkpoint brings
-    is never run, and nothing is fetched.
+    is never run, and nothing is fetched. What the weights lack of the model, or have in another
+    shape, is told of and made up: a build refuses it.
     """
     model, said = AutoModelForCausalLM.from_pretrained(
         directory,
@@ -65,6 +66,7 @@ def load_model(
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are told of in words, instead of in the log
         output_loading_info=True,
     )
     model = model.to(device).eval()
