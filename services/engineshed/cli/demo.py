@@ -14,7 +14,7 @@ from engineshed.cli.output import Format, size
 from engineshed.cli.progress import wait_for_checkpoint, wait_for_endpoint
 from engineshed.cli.stack.layout import Layout
 from engineshed.cli.stack.programs import StackOptions
-from engineshed.cli.stack.up import running_stack, stop_signal
+from engineshed.cli.stack.up import StackError, running_stack, stop_signal
 from engineshed.cli.watching import print_event
 
 QUESTION: Final = "What is an engine shed?"
@@ -22,7 +22,11 @@ NAME: Final = "demo"
 
 
 async def demo(state_dir: Path, options: StackOptions, console: Console) -> None:
-    """Run the whole path once, say where everything is, and stop."""
+    """Run the whole path once, say where everything is, and stop.
+
+    Raises:
+        StackError: it was stopped before the end.
+    """
     stop = stop_signal()
     console.print(Rule("1. The stack", align="left"))
     async with running_stack(state_dir, options, console, stop) as layout:
@@ -31,8 +35,10 @@ async def demo(state_dir: Path, options: StackOptions, console: Console) -> None
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({walk, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        if walk.done():
-            walk.result()
+        if not walk.done():
+            walk.cancel()  # its thread ends with the stack, by an error that nobody needs
+            raise StackError("stopped before the end; nothing is left running")
+        walk.result()
     console.print(Rule("7. Where everything is", align="left"))
     _say_where(layout, console)
 
