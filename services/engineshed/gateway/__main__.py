@@ -1,13 +1,9 @@
 """Start the gateway: python -m engineshed.gateway."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
-import structlog
-import uvicorn
 
 from engineshed.auth import ServiceTokens, TokenDirectory
 from engineshed.bus import TOKENS, Bus, KeyValueWatcher
@@ -18,12 +14,11 @@ from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import CONNECT_SECONDS, Forwarder
 from engineshed.gateway.routes import Routes
+from engineshed.gateway.server import serve_http
 from engineshed.gateway.settings import Settings
 from engineshed.gateway.tokens import FreshGrants, introspection
 from engineshed.rpc import open_channel
 from engineshed.runtime import configure_logging, run, supervise
-
-log = structlog.get_logger()
 
 
 async def serve(stop: asyncio.Event) -> None:
@@ -66,41 +61,10 @@ async def serve(stop: asyncio.Event) -> None:
             {
                 "routes": routes.run(),
                 "tokens": tokens.run(),
-                "http": _http(app, settings),
+                "http": serve_http(app, settings),
             },
         )
     await bus.close()
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves the signals to us."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _http(app: Gateway, settings: Settings) -> None:
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=settings.http_host,
-            port=settings.http_port,
-            http="httptools",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=settings.drain_seconds,
-        )
-    )
-    log.info("ready", address=f"{settings.http_host}:{settings.http_port}")
-    serving = asyncio.create_task(server.serve())
-    try:
-        await asyncio.shield(serving)
-    finally:
-        server.should_exit = True
-        await serving
 
 
 def _make_private(folder: Path) -> None:
