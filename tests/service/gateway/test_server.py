@@ -66,6 +66,6 @@ async def test_a_client_that_would_rather_speak_http_2_loses_nothing(port: int) 
 
 
 async def test_what_looks_like_an_upgrade_in_a_body_is_left_alone(port: int) -> None:
-    async with aiohttp.ClientSession() as client:
-        async with client.post(f"http://127.0.0.1:{port}/", data=BODY) as answer:
-            assert (await answer.json()) == {"method": "POST", "body": BODY}
+    url = f"http://127.0.0.1:{port}/"
+    async with aiohttp.ClientSession() as client, client.post(url, data=BODY) as answer:
+        assert (await answer.json()) == {"method": "POST", "body": BODY}
