@@ -66,8 +66,9 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     generation: dict[str, Any] | None = None,
     scale: float = 3.0,
+    **more: Any,
 ) -> Path:
-    """Write a checkpoint with the same random weights each time.
+    """Write a checkpoint with the same random weights each time; `more` is its configuration's.
 
     Fresh weights are so small that all tokens are about equally likely; `scale` makes them larger.
     """
@@ -79,6 +80,7 @@ def write_checkpoint(
         eos_token_id=END_ID,
         pad_token_id=0,
         **SIZES[kind],
+        **more,
     )
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

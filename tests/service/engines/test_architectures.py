@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +60,23 @@ def test_how_a_model_is_decoded_does_not_depend_on_how_well_it_was_trained(
     engine = build_here(untrained, tmp_path / "engine")
 
     assert EngineManifest.read(engine).decoding == _DECODING[kind]
+
+
+_DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rope"),
+    [
+        ("llama", _DYNAMIC),
+        ("gemma3_text", {"full_attention": _DYNAMIC, "sliding_attention": _DYNAMIC}),
+    ],
+)
+def test_positions_that_depend_on_the_length_of_a_request_are_not_shared_in_a_batch(
+    kind: str, rope: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(kind, tmp_path / "checkpoint", rope_parameters=rope)
+
+    engine = build_here(checkpoint, tmp_path / "engine")
+
+    assert EngineManifest.read(engine).decoding == "sequential"

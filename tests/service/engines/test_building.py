@@ -20,6 +20,7 @@ from engineshed.agent.engines.interface import (
     Hardware,
 )
 from engineshed.agent.engines.torch.backend import TorchBackend
+from engineshed.agent.engines.torch.checkpoint import read_layout
 from engineshed.triton.engine import EngineManifest
 
 from .checkpoints import MAX_CONTEXT, VOCABULARY, write_checkpoint
@@ -89,6 +90,15 @@ async def test_what_the_process_refuses_reaches_whoever_asked(tmp_path: Path, co
 
     assert caught.value.code == "UNKNOWN_ARCHITECTURE"
     assert not caught.value.retryable
+
+
+async def test_a_reason_of_any_length_reaches_whoever_asked(tmp_path: Path, copied: Path) -> None:
+    change_config(copied, hidden_size="6" * 200_000)
+
+    with pytest.raises(EngineBuildError, match=r"config\.json cannot be used") as caught:
+        await BACKEND.build(request_for(copied), tmp_path, lambda *_: None, tmp_path / "log")
+
+    assert caught.value.code == "BAD_CONFIG"
 
 
 async def begin(checkpoint: Path, folder: Path) -> tuple[asyncio.Task[Any], psutil.Process]:
@@ -287,6 +297,14 @@ def test_a_model_fits_where_there_is_room_for_it(checkpoint: Callable[[str], Pat
     assert roomy.fits
     assert not tight.fits
     assert "1 MiB" in tight.reason
+
+
+@pytest.mark.parametrize("changes", [{"text_config": "none"}, {"architectures": 5}])
+def test_an_estimate_bears_with_any_config(copied: Path, changes: dict[str, Any]) -> None:
+    change_config(copied, **changes)
+
+    assert BACKEND.fits(request_for(copied)).fits
+    assert read_layout(copied).architecture in {"LlamaForCausalLM", ""}
 
 
 def test_this_host_can_run_it() -> None:

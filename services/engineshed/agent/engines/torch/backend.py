@@ -185,7 +185,8 @@ def _weights_bytes(layout: Layout, precision: str | None) -> int:
 
 def _cache_bytes(layout: Layout, request: BuildRequest, weights: int) -> int:
     """Return the bytes of keys and values of one request at its longest; 0 when unknown."""
-    config = layout.config.get("text_config") or layout.config
+    text = layout.config.get("text_config")
+    config = text if isinstance(text, dict) else layout.config
     layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
     hidden = _first(config, "hidden_size", "n_embd", "d_model")
     heads = _first(config, "num_attention_heads", "n_head", "num_heads", "n_heads")

@@ -40,6 +40,8 @@ from engineshed.agent.engines.torch.versions import versions
 from engineshed.triton.engine import EngineFile, EngineManifest
 
 _SMALLEST_CONTEXT: Final = 16
+_LONGEST_MESSAGE: Final = 2000
+"""In characters. An error of a library may quote a whole file; the log has all of it."""
 
 
 def build(task: BuildTask, progress: Progress) -> EngineManifest:
@@ -250,9 +252,8 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - each of them must reach the agent
         traceback.print_exc()
         known = _as_build_error(error)
-        tell(
-            {"error": {"code": known.code, "message": known.message, "retryable": known.retryable}}
-        )
+        message = known.message[:_LONGEST_MESSAGE]
+        tell({"error": {"code": known.code, "message": message, "retryable": known.retryable}})
         return 1
     return 0
 

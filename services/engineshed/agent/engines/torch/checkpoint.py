@@ -53,8 +53,8 @@ class Layout:
     @property
     def architecture(self) -> str:
         """The model class that config.json names first; "" when it names none."""
-        named = self.config.get("architectures") or [""]
-        return str(named[0])
+        named = self.config.get("architectures")
+        return str(named[0]) if isinstance(named, list) and named else ""
 
     @property
     def parameter_count(self) -> int:

@@ -112,9 +112,10 @@ def _why_not_continuous(model: PreTrainedModel, max_context: int) -> str:
     if processors := _own_processors(model):
         return f"generation_config.json asks for {', '.join(processors)}"
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    if rope.get("rope_type") in {"dynamic", "longrope"}:
-        original = rope.get("original_max_position_embeddings") or 0
-        if max_context > original:
+    # One for all layers, or one for each kind of layer.
+    for each in [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]:
+        original = each.get("original_max_position_embeddings") or 0
+        if each.get("rope_type") in {"dynamic", "longrope"} and max_context > original:
             return f"beyond {original} tokens its positions depend on the length of the request"
     return ""
 
