@@ -90,17 +90,18 @@ class LogShipper:
     async def run(self) -> None:
         """Ship for ever, and wait whenever the broker is away."""
         while True:
-            try:
-                more = [await self._ship(diary) for diary in list(self._diaries.values())]
-            except BusUnavailableError:
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            except OSError as error:  # e.g. a full disk: what was not remembered comes again
-                log.warning("logs_not_read", error=str(error))
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            if not any(more):
-                await asyncio.sleep(_LOOK_SECONDS)
+            more, trouble = False, False
+            for diary in list(self._diaries.values()):
+                try:
+                    more |= await self._ship(diary)
+                except BusUnavailableError:
+                    trouble = True
+                    break
+                except OSError as error:  # e.g. a full disk: what was not remembered comes again
+                    log.warning("logs_not_read", replica_id=diary.replica_id, error=str(error))
+                    trouble = True
+            if trouble or not more:
+                await asyncio.sleep(_RETRY_SECONDS if trouble else _LOOK_SECONDS)
 
     async def _ship(self, diary: _Diary) -> bool:
         """Ship a batch of each file; tell whether there may be more at once."""

@@ -144,3 +144,23 @@ async def test_a_log_that_grows_for_ever_does_not_fill_the_disk(
     if path.read_bytes()[:1] == b"x":
         pytest.skip("this file system cannot free parts of files")
     assert path.stat().st_blocks * 512 <= 2 * kept
+
+
+async def test_a_log_that_cannot_be_read_holds_up_no_other_replica(host: Host, reader: Bus) -> None:
+    bad, good = host.state_dir / "bad", host.state_dir / "good"
+    (bad / "build.log").mkdir(parents=True)
+    good.mkdir()
+    (good / "front.log").write_text("hello\n")
+    shipper_bus = await Bus.connect(host.nats_url, name="agent")
+    shipper = logs.LogShipper(shipper_bus)
+    for folder in (bad, good):
+        shipper.follow(folder, "org", "ep", folder.name)
+    shipping = asyncio.create_task(shipper.run())
+
+    async with asyncio.timeout(DEADLINE):
+        await shipper.finish("good")
+    shipping.cancel()
+    await shipper_bus.close()
+
+    page = await read_logs(reader, LogSource("org", "ep", "good", "front"), limit=10)
+    assert [line.line for line in page.lines] == ["hello"]
