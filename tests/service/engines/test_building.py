@@ -92,6 +92,15 @@ async def test_what_the_process_refuses_reaches_whoever_asked(tmp_path: Path, co
     assert not caught.value.retryable
 
 
+def test_a_checkpoint_that_names_no_end_token_has_none(tmp_path: Path) -> None:
+    endless = write_checkpoint("llama", tmp_path / "c", generation={"eos_token_id": None})
+
+    engine = EngineManifest.read(build_here(endless, tmp_path / "engine"))
+
+    assert engine.decoding == "continuous"
+    assert engine.eos_token_ids == ()
+
+
 async def test_a_reason_of_any_length_reaches_whoever_asked(tmp_path: Path, copied: Path) -> None:
     change_config(copied, hidden_size="6" * 200_000)
 

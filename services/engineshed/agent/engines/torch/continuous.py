@@ -5,6 +5,7 @@ engine's limits (left alone it takes most of the machine), each request chooses 
 own processors, and tokens go straight to whoever asked for them.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -55,7 +56,8 @@ class ContinuousDecoder:
         self._processors = processors
         self._running: dict[str, _Running] = {}
         self._manager = model.init_continuous_batching(
-            continuous_batching_config=_configuration(model, max_context, max_concurrent)
+            copy.deepcopy(model.generation_config),  # it writes into it
+            continuous_batching_config=_configuration(model, max_context, max_concurrent),
         )
         _choose_by(_OwnProcessors(self._running), self._manager)
         self._manager.output_router = _Router(self._running)
