@@ -124,6 +124,7 @@ def _serves(stack: Stack, endpoint: Json) -> bool:
         ({}, 422, "name"),
         ({"name": "x", "checkpoint_id": "nonsense"}, 422, "checkpoint_id"),
         ({"name": "x", "model_name": "custom"}, 422, "checkpoint_id"),
+        ({"name": "x", "model_name": "no/such"}, 422, "model_name"),
         ({"name": 5, "model_name": "engineshed/sample"}, 422, "name"),
         ({"name": "x", "model_name": "engineshed/sample", "colour": 1}, 422, "colour"),
         ({"name": "x", "model_name": "engineshed/sample", "gpu_type": "h900"}, 422, "gpu_type"),

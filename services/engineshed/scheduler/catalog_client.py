@@ -13,7 +13,7 @@ from engineshed.api.catalog.v1.template_service_pb2 import GetTemplateRequest, T
 from engineshed.api.catalog.v1.template_service_pb2_grpc import TemplateServiceStub
 from engineshed.api.catalog.v1.token_service_pb2 import IntrospectTokenRequest, TokenGrant
 from engineshed.api.catalog.v1.token_service_pb2_grpc import TokenServiceStub
-from engineshed.errors import DomainError, Kind
+from engineshed.errors import DomainError, InvalidFieldError, Kind
 from engineshed.rpc import RemoteError, error_from
 
 _DEADLINE_S: Final = 5.0
@@ -42,10 +42,20 @@ class Catalog:
         self._tokens = TokenServiceStub(channel)
 
     async def template(self, model_name: str) -> Template:
-        """Return a template."""
+        """Return a template.
+
+        Raises:
+            InvalidFieldError: there is none; whoever named it must choose another.
+
+        """
         request = GetTemplateRequest(model_name=model_name)
-        call = self._templates.GetTemplate(request, timeout=_DEADLINE_S)
-        return (await _answer(call)).template
+        try:
+            call = self._templates.GetTemplate(request, timeout=_DEADLINE_S)
+            return (await _answer(call)).template
+        except RemoteError as error:
+            if error.kind is Kind.NOT_FOUND:
+                raise InvalidFieldError.of("model_name", error.message) from error
+            raise
 
     async def hold(self, checkpoint_id: str, endpoint_id: str, org_id: str) -> Checkpoint:
         """Keep a checkpoint's bytes for an endpoint; return the checkpoint as it is now."""

@@ -197,7 +197,7 @@ async def test_updates_that_are_refused_name_the_field(
         ({"scaling": pb.Scaling(min_replicas=5, max_replicas=5)}, "EXCEEDS_FLEET"),
         ({"scaling": pb.Scaling(min_replicas=0, max_replicas=1)}, "INVALID_FIELD"),
         ({"name": ""}, "INVALID_FIELD"),
-        ({"model_name": "no/such"}, "CHECKPOINT_NOT_FOUND"),
+        ({"model_name": "no/such"}, "INVALID_FIELD"),
         ({"checkpoint_id": "ckpt_00000000000000000000000000"}, "CHECKPOINT_NOT_FOUND"),
         ({"serving": pb.ServingParameters(quantization="fp8")}, "INVALID_FIELD"),
     ],

@@ -81,8 +81,8 @@ class EndpointServiceServicer:
         recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-        NOT_FOUND (CHECKPOINT_NOT_FOUND, TEMPLATE_NOT_FOUND), FAILED_PRECONDITION
-        (CHECKPOINT_FAILED, EXCEEDS_FLEET), UNAVAILABLE (the catalog cannot be reached).
+        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
+        UNAVAILABLE (the catalog cannot be reached).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

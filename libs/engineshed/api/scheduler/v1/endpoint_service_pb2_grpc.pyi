@@ -38,8 +38,8 @@ class EndpointServiceStub:
     recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-    NOT_FOUND (CHECKPOINT_NOT_FOUND, TEMPLATE_NOT_FOUND), FAILED_PRECONDITION
-    (CHECKPOINT_FAILED, EXCEEDS_FLEET), UNAVAILABLE (the catalog cannot be reached).
+    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
+    UNAVAILABLE (the catalog cannot be reached).
     """
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.GetEndpointRequest, _endpoint_service_pb2.GetEndpointResponse]
     """GetEndpoint returns one endpoint, terminated ones too.
@@ -83,8 +83,8 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-    NOT_FOUND (CHECKPOINT_NOT_FOUND, TEMPLATE_NOT_FOUND), FAILED_PRECONDITION
-    (CHECKPOINT_FAILED, EXCEEDS_FLEET), UNAVAILABLE (the catalog cannot be reached).
+    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
+    UNAVAILABLE (the catalog cannot be reached).
     """
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.GetEndpointRequest, _endpoint_service_pb2.GetEndpointResponse]  # type: ignore[assignment]
     """GetEndpoint returns one endpoint, terminated ones too.
@@ -131,8 +131,8 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-        NOT_FOUND (CHECKPOINT_NOT_FOUND, TEMPLATE_NOT_FOUND), FAILED_PRECONDITION
-        (CHECKPOINT_FAILED, EXCEEDS_FLEET), UNAVAILABLE (the catalog cannot be reached).
+        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
+        UNAVAILABLE (the catalog cannot be reached).
         """
 
     @_abc_1.abstractmethod
