@@ -19,6 +19,8 @@ from engineshed.triton.infer import InferenceError, infer
 from engineshed.triton.refusal import Refusal
 
 _LONGEST_SECONDS: Final = 24 * 3600.0
+_LEAST_TOP_P: Final = 1e-6
+"""Leaves the likeliest token alone, as OpenAI's 0 does; to the back end 0 means not set."""
 """No answer takes longer. What hangs is noticed by `health`, much earlier."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -123,7 +125,7 @@ def build_request(
         scalar("runtime_top_k", "INT32", "<i", 1)
     else:
         scalar("temperature", "FP32", "<f", generation.temperature)
-        scalar("runtime_top_p", "FP32", "<f", generation.top_p)
+        scalar("runtime_top_p", "FP32", "<f", max(generation.top_p, _LEAST_TOP_P))
         if generation.seed is not None:
             scalar("seed", "UINT64", "<Q", generation.seed % 2**64)
     if generation.presence_penalty:

@@ -28,7 +28,7 @@ async def test_a_caller_without_the_secret_gets_nothing(front: Front) -> None:
         ({"frobnicate": 1}, "frobnicate", "unknown_parameter"),
         ({"temperature": "hot"}, "temperature", "invalid_type"),
         ({"temperature": 2.5}, "temperature", "invalid_value"),
-        ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
         ({"max_tokens": True}, "max_tokens", "invalid_type"),

@@ -49,6 +49,12 @@ def test_a_drawn_answer_has_temperature_mass_and_seed() -> None:
     assert "runtime_top_k" not in request
 
 
+def test_a_mass_of_nothing_is_not_taken_for_no_limit() -> None:
+    request = tensors(build_request(Generation([5], 1, temperature=1, top_p=0), "r-0", end_id=None))
+
+    assert 0 < request["runtime_top_p"][0] < 1e-5
+
+
 def test_new_ids_are_read_whatever_stands_beside_them() -> None:
     response = service_pb2.ModelInferResponse()
     for name, values in (("sequence_length", [2]), ("output_ids", [7, 8])):
