@@ -26,6 +26,9 @@ _UNLOAD_SECONDS: Final = 0
 _ATTEMPTS: Final = 3
 """Starts, since another process may take a port that was free a moment ago."""
 _EVIDENCE_BYTES: Final = 2000
+_EVIDENCE_LINES: Final = 8
+_TABLE: Final = ("|", "+")
+"""What the lines begin with in which Triton lists its options: nobody looks for a cause there."""
 
 log = structlog.get_logger()
 
@@ -175,4 +178,6 @@ def _tail(log_file: Path) -> str:
     with log_file.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - _EVIDENCE_BYTES))
-        return file.read().decode(errors="replace").strip()
+        lines = file.read().decode(errors="replace").splitlines()
+    told = [line for line in lines if line.strip() and not line.startswith(_TABLE)]
+    return "\n".join(told[-_EVIDENCE_LINES:])
