@@ -13,8 +13,7 @@ import typer
 from engineshed.cli import catalog, deploy, endpoints, watching
 from engineshed.cli.client import ApiError
 from engineshed.cli.output import out, print_error
-from engineshed.cli.stack.programs import StackOptions
-from engineshed.cli.stack.up import StackError
+from engineshed.cli.stack.options import StackError, StackOptions
 
 app = typer.Typer(
     no_args_is_help=True,

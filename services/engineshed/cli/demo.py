@@ -13,8 +13,8 @@ from engineshed.cli.endpoints import ENDPOINTS
 from engineshed.cli.output import Format, size
 from engineshed.cli.progress import wait_for_checkpoint, wait_for_endpoint
 from engineshed.cli.stack.layout import Layout
-from engineshed.cli.stack.programs import StackOptions
-from engineshed.cli.stack.up import StackError, running_stack, stop_signal
+from engineshed.cli.stack.options import StackError, StackOptions
+from engineshed.cli.stack.up import running_stack, stop_signal
 from engineshed.cli.watching import print_event
 
 QUESTION: Final = "What is an engine shed?"

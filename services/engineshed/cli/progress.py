@@ -1,6 +1,7 @@
 """Waiting for checkpoints and endpoints, with a bar for each stage as it happens."""
 
 import time
+from http import HTTPStatus
 from typing import Final
 
 from rich.console import Console
@@ -16,6 +17,9 @@ from rich.progress import (
 from engineshed.cli.client import ApiError, Client, Json
 
 POLL_SECONDS: Final = 0.15
+# How long the platform may be away while something is waited for: a part that is restarted, say.
+PATIENCE_SECONDS: Final = 30.0
+_AWAY: Final = (0, HTTPStatus.SERVICE_UNAVAILABLE)  # 0: it could not be reached at all
 
 _STAGES: Final = {
     "placed": "placed on a node",
@@ -35,7 +39,7 @@ def wait_for_checkpoint(client: Client, checkpoint_id: str, console: Console) ->
     with _bars(console) as bars:
         task = bars.add_task("hashing and copying the checkpoint", total=1)
         while True:
-            checkpoint = client.get(f"/v0/checkpoints/{checkpoint_id}")
+            checkpoint = _get(client, f"/v0/checkpoints/{checkpoint_id}")
             progress = checkpoint["progress"]
             bars.update(
                 task,
@@ -59,7 +63,7 @@ def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Co
     with _bars(console) as bars:
         stages = _Stages(bars)
         while True:
-            endpoint = client.get(f"/v0/dedicated_endpoints/{endpoint_id}")
+            endpoint = _get(client, f"/v0/dedicated_endpoints/{endpoint_id}")
             stages.show(endpoint)
             status = endpoint["status"]
             if status == wanted:
@@ -68,6 +72,18 @@ def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Co
             if status in ("failed", "terminated") or (status, wanted) == ("stopped", "running"):
                 raise ApiError(f"the endpoint is {status}: {endpoint['status_reason']}")
             time.sleep(POLL_SECONDS)
+
+
+def _get(client: Client, path: str) -> Json:
+    """Return the object at `path`, even if the platform is away for a moment."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return client.get(path)
+        except ApiError as error:
+            if error.status not in _AWAY or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 class _Stages:

@@ -10,8 +10,7 @@ from rich.console import Console
 
 from engineshed.cli import demo
 from engineshed.cli.client import ApiError
-from engineshed.cli.stack.programs import StackOptions
-from engineshed.cli.stack.up import StackError
+from engineshed.cli.stack.options import StackError, StackOptions
 
 
 async def test_a_demo_that_is_stopped_says_so_and_nothing_else(tmp_path, monkeypatch) -> None:

@@ -9,23 +9,7 @@ from pathlib import Path
 from engineshed.bus.embedded import command as nats_command
 from engineshed.bus.embedded import write_config
 from engineshed.cli.stack.layout import Layout
-
-
-@dataclass(frozen=True, slots=True)
-class StackOptions:
-    """What the user chose for a stack."""
-
-    http_host: str
-    http_port: int
-    region: str
-    slots: int
-    simulate: str  # "h100-sxm:8", or empty
-
-    @property
-    def url(self) -> str:
-        """The base URL of the gateway."""
-        host = f"[{self.http_host}]" if ":" in self.http_host else self.http_host
-        return f"http://{host}:{self.http_port}"
+from engineshed.cli.stack.options import StackOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,12 @@ from rich.console import Console
 from rich.text import Text
 
 from engineshed.cli.stack.layout import Layout, why_not_free
-from engineshed.cli.stack.programs import StackOptions, programs
+from engineshed.cli.stack.options import StackError, StackOptions
+from engineshed.cli.stack.programs import programs
 from engineshed.cli.stack.supervisor import Supervisor
 from engineshed.runtime import write_private
 
 START_SECONDS: Final = 120.0
-
-
-class StackError(Exception):
-    """The stack cannot be started; the message says why and what to do."""
 
 
 @asynccontextmanager
