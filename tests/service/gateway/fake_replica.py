@@ -45,7 +45,9 @@ class FakeReplica:
         match self.mode:
             case "answer":
                 return web.json_response({"choices": [], "from": self.port})
-            case "full":
+            case "full" | "full later":
+                if self.mode == "full later":
+                    await self.go_on.wait()
                 error = {"message": "full", "type": "x", "param": None, "code": "overloaded"}
                 return web.json_response({"error": error}, status=503, headers={"retry-after": "1"})
             case "invalid":

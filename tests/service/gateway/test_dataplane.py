@@ -133,6 +133,20 @@ async def test_a_replica_that_does_not_begin_is_passed_over(served, replicas, mo
     assert served.balancer.in_flight(f"rep_{replicas[0].port}") == 0
 
 
+async def test_a_replica_that_became_ready_meanwhile_is_tried_too(served, replicas) -> None:
+    old, new = replicas
+    served.route(old)
+    old.mode = "full later"
+    asking = asyncio.ensure_future(served.post())
+    await old.began.wait()
+    served.route(new)
+
+    old.go_on.set()
+
+    async with await asking as answer:
+        assert (await answer.json())["from"] == new.port
+
+
 async def test_a_dead_replica_is_passed_over(served, replicas) -> None:
     served.route(*replicas)
     await replicas[0].runner.cleanup()

@@ -133,7 +133,11 @@ class DataPlane:
         request.endpoint_id = route.endpoint_id
         if not route.replicas:
             raise not_routable(route)
-        work = self._forwarder.forward(route, scope["path"], body, request.request_id, send)
+
+        def latest() -> Route:
+            return self._routes.get(route.routing_key, route)
+
+        work = self._forwarder.forward(latest, scope["path"], body, request.request_id, send)
         return await _while_there(work, receive)
 
     async def _admit(self, request: "_Request", scope: Scope) -> Principal:

@@ -4,7 +4,7 @@ Until the first byte of an answer has come a failed replica is passed over for t
 it a failure shows: an error event in a stream, and never an end that looks clean.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -44,16 +44,18 @@ class Forwarder:
         self._balancer = balancer
 
     async def forward(
-        self, route: Route, path: str, body: bytes, request_id: str, send: Send
+        self, route: Callable[[], Route], path: str, body: bytes, request_id: str, send: Send
     ) -> int:
-        """Send the request to replicas of `route` until one answers; return the status.
+        """Send the request to replicas of the route until one answers; return the status.
+
+        `route` returns it as it is now: a replica that became ready meanwhile is tried too.
 
         Raises:
             OpenAIError: none did; nothing has been sent to the caller.
         """
         tried: set[str] = set()
-        refusal = recovering(route.routing_key)
-        while replica := self._balancer.choose(route, tried):
+        refusal = recovering(route().routing_key)
+        while replica := self._balancer.choose(route(), tried):
             tried.add(replica.replica_id)
             try:
                 with self._balancer.occupying(replica.replica_id):
