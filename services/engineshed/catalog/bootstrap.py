@@ -115,7 +115,7 @@ async def ensure_sample(store: CatalogStore, open_sample: Callable[[], Source]) 
 
 def _read_or_make(path: Path) -> str:
     if not path.exists():
-        write_private(path, f"{new_secret()}\n".encode())
+        write_private(path, new_secret().encode())
     secret = path.read_text().strip()
     if len(secret) < _SHORTEST_SECRET:
         raise ValueError(

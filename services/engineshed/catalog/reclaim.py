@@ -111,11 +111,11 @@ class OrphanHolds:
     async def run(self) -> None:
         """Look for orphans until cancelled."""
         while True:
-            try:
-                for hold in await self._store.holds_before(utc_now() - self._age):
+            for hold in await self._store.holds_before(utc_now() - self._age):
+                try:
                     await self._judge(hold)
-            except (StoreUnavailableError, grpc.aio.AioRpcError) as error:
-                log.warning("orphaned holds not looked for", error=str(error))
+                except (StoreUnavailableError, grpc.aio.AioRpcError) as error:
+                    log.warning("hold not judged", holder_id=hold.holder_id, error=str(error))
             await asyncio.sleep(self._interval_s)
 
     async def _judge(self, hold: Hold) -> None:
