@@ -20,6 +20,8 @@ VENDOR = PROTO / "vendor"
 BIN = Path(sys.executable).parent
 # What generation owns below libs/.
 GENERATED = ("engineshed/api", "buf")
+# How many earlier versions of the protos must still be served.
+_VERSIONS = 10
 
 
 def main() -> int:
@@ -62,14 +64,16 @@ def check() -> int:
 
 
 def _breaking() -> int:
-    """Compare with the commit before, once that has protos of ours."""
-    known = subprocess.run(
-        ["git", "cat-file", "-e", "HEAD~1:buf.yaml"], cwd=ROOT, capture_output=True, check=False
-    )
-    if known.returncode != 0:
+    """Compare with the last versions of the protos; uncommitted changes count as the present one.
+
+    Not only with the commit before: a change that breaks callers stays one when others follow it.
+    """
+    log = ["git", "log", f"--max-count={_VERSIONS}", "--format=%H", "--", "proto/engineshed"]
+    done = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=True)
+    versions = done.stdout.split()
+    if not versions:
         print("buf breaking: no earlier protos to compare with")
-        return 0
-    return _buf("breaking", "--against", ".git#ref=HEAD~1")
+    return max((_buf("breaking", "--against", f".git#ref={one}") for one in versions), default=0)
 
 
 def _stale() -> int:
