@@ -1,6 +1,6 @@
 """Who calls, and what they may do: tokens, principals and where they are looked up."""
 
-from engineshed.auth.directory import Authenticator, ServiceTokens, TokenDirectory
+from engineshed.auth.directory import Authenticator, ServiceTokens, TokenDirectory, TokenWatch
 from engineshed.auth.principal import (
     SCOPES,
     ForbiddenError,
@@ -18,6 +18,7 @@ __all__ = [
     "Principal",
     "ServiceTokens",
     "TokenDirectory",
+    "TokenWatch",
     "UnauthenticatedError",
     "hash_token",
     "new_secret",

@@ -26,6 +26,8 @@ SERVICE_PREFIX: Final = "svc_"
 # How long a token that nobody knows is not asked for again, and how many of them are remembered.
 UNKNOWN_SECONDS: Final = 2.0
 UNKNOWN_LIMIT: Final = 10_000
+# How long a caller of a stream is trusted before its token is looked at again.
+RECHECK_SECONDS: Final = 1.0
 
 
 class Authenticator(Protocol):
@@ -38,6 +40,27 @@ class Authenticator(Protocol):
             UnauthenticatedError: the token is unknown, revoked or expired.
         """
         ...
+
+
+class TokenWatch:
+    """Looks at a caller's token again while a stream goes on, since it may be revoked meanwhile."""
+
+    def __init__(self, authenticator: Authenticator, secret: str) -> None:
+        """Watch the token `secret`, which was valid a moment ago."""
+        self._authenticator = authenticator
+        self._secret = secret
+        self._checked = time.monotonic()
+
+    async def check(self) -> None:
+        """Return if the token is still valid; ask before each message, it seldom costs anything.
+
+        Raises:
+            UnauthenticatedError: it was revoked or has expired.
+
+        """
+        if time.monotonic() - self._checked >= RECHECK_SECONDS:
+            await self._authenticator.authenticate(self._secret)
+            self._checked = time.monotonic()
 
 
 class Grants(Protocol):

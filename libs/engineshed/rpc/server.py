@@ -17,7 +17,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from buf.validate import validate_pb2
-from engineshed.auth import Authenticator, ForbiddenError, Principal, UnauthenticatedError
+from engineshed.auth import (
+    Authenticator,
+    ForbiddenError,
+    Principal,
+    TokenWatch,
+    UnauthenticatedError,
+)
 from engineshed.errors import DomainError, FieldError, Kind
 from engineshed.rpc.call import (
     AUTHORIZATION,
@@ -141,12 +147,13 @@ class _Gate(grpc.aio.ServerInterceptor):
 
         async def serve(request: Any, context: Context) -> AsyncIterator[Message]:  # noqa: ANN401 - a message or an iterator of them
             async with _Answer(method, context) as answer:
-                await self._admit(method, answer, context)
+                watch = TokenWatch(self._authenticator, await self._admit(method, answer, context))
                 if handler.request_streaming:
                     request = self._validated(request)
                 else:
                     self._validate(request)
                 async for reply in behavior(request, context):
+                    await watch.check()
                     yield reply
 
         make = (
@@ -156,15 +163,18 @@ class _Gate(grpc.aio.ServerInterceptor):
         )
         return make(serve, handler.request_deserializer, handler.response_serializer)
 
-    async def _admit(self, method: str, answer: "_Answer", context: Context) -> None:
+    async def _admit(self, method: str, answer: "_Answer", context: Context) -> str:
+        """Let the caller in and return its token, or refuse."""
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
-        principal = await self._authenticator.authenticate(_bearer(metadata))
+        secret = _bearer(metadata)
+        principal = await self._authenticator.authenticate(secret)
         answer.call = Call(
             principal, answer.request_id, metadata.get(TRACEPARENT, ""), context.peer()
         )
         set_current_call(answer.call)
         if not method.startswith(_REFLECTION):
             check_access(principal, method, self._access.get(method))
+        return secret
 
     def _validate(self, request: Message) -> None:
         # Each item of a list takes the validator a millisecond in which nobody else is served.

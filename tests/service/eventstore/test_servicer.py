@@ -16,7 +16,7 @@ from engineshed.api.events.v1.event_service_pb2_grpc import (
     EventServiceStub,
     add_EventServiceServicer_to_server,
 )
-from engineshed.auth import Principal, UnauthenticatedError
+from engineshed.auth import Principal, UnauthenticatedError, directory
 from engineshed.eventstore import EventStore, Metadata, StreamAppend
 from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import Access, RpcServer, open_channel
@@ -143,6 +143,22 @@ async def test_following_goes_on_with_what_comes(client: Client, store: EventSto
             await store.append(to("endpoint/ep_1", 3))
 
     assert seen == [3, 5, 7, 8]
+
+
+async def test_a_follower_whose_token_is_revoked_gets_nothing_more(
+    client: Client, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "RECHECK_SECONDS", 0.0)
+    monkeypatch.setitem(CALLERS, "revoked", CALLERS["mine"])
+    async with aclosing(client.stream("revoked", after_position=3, follow=True)) as following:
+        assert (await anext(following)).position == 5
+        monkeypatch.delitem(CALLERS, "revoked")
+        await store.append(to("endpoint/ep_1", 2))
+
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await anext(following)
+
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_a_follower_that_goes_away_leaves_nothing_behind(

@@ -14,7 +14,7 @@ from engineshed.api.catalog.v1.token_service_pb2_grpc import TokenServiceStub
 from engineshed.api.events.v1.event_service_pb2_grpc import EventServiceStub
 from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from engineshed.api.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
-from engineshed.auth import Authenticator, Principal, UnauthenticatedError
+from engineshed.auth import Authenticator, Principal, TokenWatch, UnauthenticatedError
 from engineshed.bus import Bus
 from engineshed.gateway.routes import Routes
 from engineshed.rpc import caller_metadata
@@ -53,6 +53,7 @@ class Caller:
     principal: Principal
     metadata: Metadata  # goes with every call, so that the services decide for themselves
     services: Services
+    watch: TokenWatch
 
 
 _bearer = HTTPBearer(auto_error=False, description="An API token: es_…")
@@ -81,7 +82,12 @@ async def authenticated(
     if principal.is_service:
         raise UnauthenticatedError("service tokens are for gRPC; use an API token here")
     request.state.principal = principal
-    return Caller(principal, caller_metadata(bearer.credentials, request_id_of(request)), services)
+    return Caller(
+        principal,
+        caller_metadata(bearer.credentials, request_id_of(request)),
+        services,
+        TokenWatch(services.authenticator, bearer.credentials),
+    )
 
 
 CallerDep = Annotated[Caller, Depends(authenticated)]

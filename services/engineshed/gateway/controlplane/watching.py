@@ -100,6 +100,7 @@ async def _log_lines(
     for item in reversed(first):
         yield item
     async for line in follow_logs(caller.services.bus, source, after=after):
+        await caller.watch.check()
         yield views.log_line(line)
 
 
