@@ -5,7 +5,7 @@ with the last. Every replica that waits sees its log, under a name of its own (a
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +56,10 @@ class Builds:
         self._cache.sweep()
         for leftover in self._logs.iterdir():
             leftover.unlink()
+
+    async def drop_orphans(self, stored: Callable[[], Collection[str]]) -> None:
+        """Remove engines that nobody can ask for any more; see `EngineCache`."""
+        await self._cache.drop_orphans(stored)
 
     async def get(
         self, backend: EngineBackend, request: BuildRequest, tell: Tell, log_file: Path

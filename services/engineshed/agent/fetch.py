@@ -45,6 +45,14 @@ class ArtifactStore:
         """
         return await asyncio.to_thread(self._checkpoint, location, digest)
 
+    def digests(self) -> frozenset[str]:
+        """Return the identities of all checkpoints; none when the store cannot be read. Blocks."""
+        try:
+            manifests = [path.read_bytes() for path in self._root.glob(f"checkpoints/*/{MANIFEST}")]
+        except OSError:
+            return frozenset()
+        return frozenset(map(_identity, manifests))
+
     def _checkpoint(self, location: str, digest: str) -> Checkpoint:
         root = self._root.resolve()
         directory = (root / location).resolve()
@@ -61,7 +69,7 @@ class ArtifactStore:
                 "host reaches the artifact store",
                 location=location,
             ) from error
-        found = "sha256:" + hashlib.sha256(manifest).hexdigest()
+        found = _identity(manifest)
         if found != digest:
             raise CheckpointMismatchError(
                 f"the checkpoint at {location!r} has the identity {found}, not {digest}",
@@ -70,3 +78,7 @@ class ArtifactStore:
                 expected=digest,
             )
         return Checkpoint(directory, digest)
+
+
+def _identity(manifest: bytes) -> str:
+    return "sha256:" + hashlib.sha256(manifest).hexdigest()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import structlog
 
@@ -25,6 +26,8 @@ from engineshed.api.agent.v1.agent_service_pb2 import Hello
 from engineshed.bus import Bus
 from engineshed.rpc import open_channel
 from engineshed.runtime import supervise
+
+TIDY_SECONDS: Final = 300.0
 
 log = structlog.get_logger()
 
@@ -80,11 +83,26 @@ async def serve(
             await connection.run()
 
         try:
-            loops = {"replicas": reconciler.run(), "scheduler": report(), "logs": logs.run()}
+            loops = {
+                "replicas": reconciler.run(),
+                "scheduler": report(),
+                "logs": logs.run(),
+                "engines": _tidy(means.workshop),
+            }
             await supervise(stop, loops)
         finally:
             await channel.close()
             await bus.close()
+
+
+async def _tidy(workshop: Workshop) -> None:
+    """Give back the room of engines whose checkpoints are gone, until cancelled."""
+    while True:
+        try:
+            await workshop.builds.drop_orphans(workshop.store.digests)
+        except OSError as error:
+            log.warning("engines_not_dropped", error=str(error), retry_seconds=TIDY_SECONDS)
+        await asyncio.sleep(TIDY_SECONDS)
 
 
 def _workshop(

@@ -228,3 +228,40 @@ async def test_what_a_killed_build_left_is_swept_away(
     cache.sweep()
 
     assert list((tmp_path / "engines").iterdir()) == [engine.directory]
+
+
+async def test_engines_go_with_the_last_checkpoint_that_they_can_be_built_from(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    gone = replace(REQUEST, checkpoint=Checkpoint(Path("/nowhere"), "sha256:22"))
+    kept = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+    orphan = await cache.get(backend, gone, unheard, tmp_path / "log")
+
+    await cache.drop_orphans(lambda: {REQUEST.checkpoint.digest})
+
+    assert [path.name for path in (tmp_path / "engines").iterdir()] == [kept.key]
+    again = await cache.get(backend, gone, unheard, tmp_path / "log")
+    assert (again.key, again.built) == (orphan.key, True)
+
+
+async def test_no_engine_goes_because_the_store_cannot_be_read(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    engine = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+
+    await cache.drop_orphans(frozenset)
+
+    assert engine.directory.is_dir()
+
+
+async def test_a_build_under_way_is_no_orphan(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    backend.let_go.clear()
+    asking = asyncio.create_task(cache.get(backend, REQUEST, unheard, tmp_path / "log"))
+    await backend.started.wait()
+
+    await cache.drop_orphans(lambda: {"sha256:22"})
+
+    backend.let_go.set()
+    assert (await asking).directory.is_dir()

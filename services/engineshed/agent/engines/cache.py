@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections import defaultdict
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -70,7 +71,7 @@ class EngineCache:
         self._benches = asyncio.Semaphore(_BUILDS_AT_ONCE)
 
     def sweep(self) -> None:
-        """Remove what builds left that were killed. Call it before the first build."""
+        """Remove what was half built or half removed. Call it before the first build."""
         for leftover in self._root.glob(f"*{_BUILDING}"):
             shutil.rmtree(leftover)
 
@@ -99,6 +100,39 @@ class EngineCache:
                     return await self._build(key, backend, request, log_file)
         finally:
             listeners.remove(progress)
+
+    async def drop_orphans(self, stored: Callable[[], Collection[str]]) -> None:
+        """Remove the engines of checkpoints that are not in the store any more.
+
+        Whatever runs or may run again holds its checkpoint, so no engine goes that is needed.
+
+        Args:
+            stored: returns the digests of the checkpoints in the store; none: it cannot be read.
+
+        Raises:
+            OSError: one could not be removed; the next call tries again.
+
+        """
+        for key in await asyncio.to_thread(self._keys):
+            # Whoever has got the engine by now has a checkpoint that `stored` will name.
+            async with self._locks[key]:
+                await asyncio.to_thread(self._drop_orphan, key, stored)
+
+    def _keys(self) -> list[str]:
+        folders = (path.parent.name for path in self._root.glob(f"*/{FILE_NAME}"))
+        return [name for name in folders if not name.endswith(_BUILDING)]
+
+    def _drop_orphan(self, key: str, stored: Callable[[], Collection[str]]) -> None:
+        directory, leftover = self._root / key, self._root / f"{key}{_BUILDING}"
+        try:
+            digest = EngineManifest.read(directory).checkpoint_digest
+        except EngineManifestError:
+            return  # gone, or damaged, which shows when somebody asks for it
+        known = stored()
+        if known and digest not in known:
+            directory.rename(leftover)  # at once, so that no half of it is ever found
+            shutil.rmtree(leftover)
+            log.info("engine_dropped", key=key, checkpoint_digest=digest)
 
     async def _find(self, key: str) -> Engine | None:
         """Return the engine `key` if it is there and whole; remove one that is damaged."""
