@@ -51,8 +51,8 @@ class Reconciler:
             StaleDesiredStateError: a later one came before; nothing changes.
 
         """
-        self._version = accepted(self._version, desired)
-        await self._remember_term()
+        version = accepted(self._version, desired)
+        await self._remember_term(version.term)
         wanted = {replica.replica_id: replica for replica in desired.replicas}
         for replica_id, replica in wanted.items():
             if not ids.is_id(replica_id, ids.REPLICA) or replica_id in self._leaving:
@@ -61,6 +61,8 @@ class Reconciler:
                 await self._make(replica)
         for replica_id, keeper in self._keepers.items():
             keeper.want(wanted.get(replica_id))
+        # Last: with this generation a status that lacks a replica says that it is gone.
+        self._version = version
         self._notice.set()
 
     def status(self) -> NodeStatus:
@@ -83,9 +85,9 @@ class Reconciler:
                 keeper = await self._waiting.get()
                 group.create_task(self._see_through(keeper), name=keeper.record.replica_id)
 
-    async def _remember_term(self) -> None:
+    async def _remember_term(self, term: int) -> None:
         try:
-            await asyncio.to_thread(self._node.remember_term, self._version.term)
+            await asyncio.to_thread(self._node.remember_term, term)
         except OSError as error:  # a full disk must not keep anybody from stopping replicas
             log.error("term_not_written", error=str(error))
 
