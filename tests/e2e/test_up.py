@@ -29,7 +29,7 @@ def test_it_stops_within_fifteen_seconds_leaves_nothing_and_comes_back_as_it_was
 
     with running(directory) as stack:
         assert stack.token == token
-        wait_for("it to run again", lambda: answers(stack, endpoint["routing_key"]))
+        stack.until(endpoint["endpoint_id"], "running")  # which must not be what was true before
         after = stack.chat(endpoint["routing_key"], "What is an engine shed?").json()
         assert after["choices"] == before["choices"]
         assert after["system_fingerprint"] == before["system_fingerprint"]

@@ -1,7 +1,7 @@
 """The gateway's copy of the routes, and waiting for it to say what the scheduler says."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -30,19 +30,19 @@ class Routes:
         """Follow the routes until cancelled."""
         await self._watcher.run()
 
-    async def until_routable(self, routing_key: str) -> None:
-        """Return when the endpoint has a replica to send to, or that takes too long.
+    async def until_routable(self, routing_key: str, ready: Collection[str]) -> None:
+        """Return when requests go to one of the replicas that are `ready`, or that takes too long.
 
         Who has read here that an endpoint runs may expect its next request to be answered here.
         """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not self._is_routable(routing_key):
+                while not self._is_routable(routing_key, ready):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             return
 
-    def _is_routable(self, routing_key: str) -> bool:
+    def _is_routable(self, routing_key: str, ready: Collection[str]) -> bool:
         route = self.entries.get(routing_key)
-        return route is not None and bool(route.replicas)
+        return route is not None and any(one.replica_id in ready for one in route.replicas)

@@ -106,6 +106,7 @@ class _Presence:
     heard: float  # by the loop's clock
     heard_at: datetime
     session: Session | None = None
+    reported: bool = False  # what it said is recorded
     replicas: dict[str, ReplicaStatus] = field(default_factory=dict)
     desired: DesiredState | None = None  # what it was sent last
     named: dict[str, int] = field(default_factory=dict)  # replica: generation it first stood in
@@ -211,6 +212,15 @@ class Agents:
         """Keep what an agent says of its replicas, to show it."""
         presence = self._nodes[node_id]
         presence.replicas = {replica.replica_id: replica for replica in status.replicas}
+
+    def note_recorded(self, node_id: str) -> None:
+        """Note that what an agent said is recorded."""
+        self._nodes[node_id].reported = True
+
+    def has_reported(self, node_id: str) -> bool:
+        """Tell whether what a node's agent said in this term is recorded."""
+        presence = self._nodes.get(node_id)
+        return presence is not None and presence.reported
 
     def shown(self, node_id: str, replica_id: str) -> ReplicaStatus | None:
         """Return what a node's agent last said of a replica."""

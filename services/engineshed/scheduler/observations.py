@@ -72,6 +72,7 @@ class Observations:
         view.note_report(node_id, self._foreign_gpus(node_id, status))
         self._journal.changed.set()
         await together(self._endpoints.act(one, report) for one, report in reports)
+        self._agents.note_recorded(node_id)
 
     def _reports(
         self, node_id: str, status: NodeStatus, now: datetime

@@ -83,6 +83,7 @@ def node_message(node: Node, view: View, agents: Agents) -> node_api.Node:
         state=node_api.Node.State.ValueType(node.state),
         inventory=message_of(node.inventory),
         join_time=to_timestamp(node.joined_at),
+        reported=agents.has_reported(node.node_id),
     )
     for gpu in range(node.inventory.gpu_count):
         allocation = message.gpus.add(index=gpu)

@@ -41,8 +41,11 @@ async def client(services: Any) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def nodes(state: "Node.State.ValueType", region: str = "local") -> ListNodesResponse:
-    return ListNodesResponse(nodes=[Node(state=state, inventory=NodeInventory(region=region))])
+def nodes(
+    state: "Node.State.ValueType", region: str = "local", *, reported: bool = True
+) -> ListNodesResponse:
+    node = Node(state=state, inventory=NodeInventory(region=region), reported=reported)
+    return ListNodesResponse(nodes=[node])
 
 
 async def status(client: httpx.AsyncClient) -> int:
@@ -61,8 +64,13 @@ async def test_a_gateway_is_ready_when_catalog_scheduler_and_a_node_are_there(
 
 @pytest.mark.parametrize(
     "found",
-    [ListNodesResponse(), nodes(Node.STATE_LOST), nodes(Node.STATE_JOINED, "elsewhere")],
-    ids=["none", "lost", "elsewhere"],
+    [
+        ListNodesResponse(),
+        nodes(Node.STATE_LOST),
+        nodes(Node.STATE_JOINED, "elsewhere"),
+        nodes(Node.STATE_JOINED, reported=False),  # joined before the stack was stopped
+    ],
+    ids=["none", "lost", "elsewhere", "not reported"],
 )
 async def test_a_gateway_without_a_node_of_its_region_is_not_ready(
     client: httpx.AsyncClient, services: Any, found: ListNodesResponse

@@ -58,6 +58,32 @@ async def test_operators_see_nodes_with_who_holds_their_gpus(
     assert node.HasField("heard_time")
 
 
+async def test_after_a_restart_a_node_has_reported_once_what_runs_there_is_known(
+    own_stack: Stack, tenant: Tenant, join: Join, region: str
+) -> None:
+    operator = own_stack.tenant("operator")
+    agent = await join()
+    endpoint_id = (await tenant.create(region)).endpoint_id
+    await tenant.until(endpoint_id, E.STATE_RUNNING)
+    assert (await node_state(operator, agent.node_id)).reported
+    await agent.stop()
+    own_stack.restart()
+
+    before = await node_state(operator, agent.node_id)
+    (replica_id,) = agent.running()
+    agent.set(replica_id, R.STATE_FAILED, code="NODE_RESTARTED", retryable=True)
+    agent.start()
+
+    async def reported() -> bool:
+        return (await node_state(operator, agent.node_id)).reported
+
+    assert (before.state, before.reported) == (nodes.Node.STATE_JOINED, False)
+    await eventually("the node to have reported", reported)
+    history = await tenant.history(endpoint_id)
+    assert "ReplicaFailed" in history, "reported means recorded"
+    await operator.close()
+
+
 async def test_a_node_that_offers_something_else_is_used_for_that(
     tenant: Tenant, join: Join, region: str
 ) -> None:

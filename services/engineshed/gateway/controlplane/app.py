@@ -60,7 +60,8 @@ async def _what_is_missing(services: Services, region: str) -> str:
         log.info("a service is unavailable", code=error.code().name, detail=error.details())
         return "the catalog or the scheduler does not answer yet"
     if any(
-        node.state == Node.STATE_JOINED and node.inventory.region == region for node in reply.nodes
+        node.state == Node.STATE_JOINED and node.reported and node.inventory.region == region
+        for node in reply.nodes
     ):
         return ""
     return "no node of this region has joined yet"

@@ -201,7 +201,12 @@ async def owned_endpoint(caller: Caller, endpoint_id: str) -> pb.Endpoint:
 async def _until_it_runs_here_too(endpoint: pb.Endpoint, caller: Caller, request: Request) -> None:
     """Wait for this gateway's own copy of the route: it is a moment behind the scheduler."""
     if endpoint.region == request.app.state.region:
-        await caller.services.routes.until_routable(endpoint.routing_key)
+        ready = {
+            replica.replica_id
+            for replica in endpoint.replicas
+            if replica.state == pb.Replica.STATE_READY
+        }
+        await caller.services.routes.until_routable(endpoint.routing_key, ready)
 
 
 def _view(endpoint: pb.Endpoint, request: Request, response: Response) -> Json:

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.engineshed/api/scheduler/v1/node_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.engineshed.api.scheduler.v1.Node.State\x12=\n\tinventory\x18\x03 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\x12\x38\n\x04gpus\x18\x04 \x03(\x0b\x32*.engineshed.api.scheduler.v1.GpuAllocation\x12-\n\tjoin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nheard_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"x\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_JOINED\x10\x01\x12\x12\n\x0eSTATE_CORDONED\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x0e\n\nSTATE_LEFT\x10\x04\x12\x0e\n\nSTATE_LOST\x10\x05\"\x94\x02\n\rNodeInventory\x12\x1a\n\x08hostname\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12-\n\x06region\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x33\n\x08gpu_type\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^[a-z0-9][a-z0-9.-]{0,62}$\x12\x1d\n\tgpu_count\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x08(\x01\x12\x18\n\x10gpu_memory_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06\x64river\x18\x06 \x01(\t\x12\x11\n\tsimulated\x18\x07 \x01(\x08\x12\x10\n\x08\x62\x61\x63kends\x18\x08 \x03(\t\x12\x15\n\ragent_version\x18\t \x01(\t\"W\n\rGpuAllocation\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x03 \x01(\t\x12\x0e\n\x06org_id\x18\x04 \x01(\t\"G\n\x0eGetNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\"B\n\x0fGetNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"O\n\x10ListNodesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"^\n\x11ListNodesResponse\x12\x30\n\x05nodes\x18\x01 \x03(\x0b\x32!.engineshed.api.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xdf\x01\n\x0bNodeService\x12\x64\n\x07GetNode\x12+.engineshed.api.scheduler.v1.GetNodeRequest\x1a,.engineshed.api.scheduler.v1.GetNodeResponse\x12j\n\tListNodes\x12-.engineshed.api.scheduler.v1.ListNodesRequest\x1a..engineshed.api.scheduler.v1.ListNodesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.engineshed/api/scheduler/v1/node_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.engineshed.api.scheduler.v1.Node.State\x12=\n\tinventory\x18\x03 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\x12\x38\n\x04gpus\x18\x04 \x03(\x0b\x32*.engineshed.api.scheduler.v1.GpuAllocation\x12-\n\tjoin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nheard_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08reported\x18\x07 \x01(\x08\"x\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_JOINED\x10\x01\x12\x12\n\x0eSTATE_CORDONED\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x0e\n\nSTATE_LEFT\x10\x04\x12\x0e\n\nSTATE_LOST\x10\x05\"\x94\x02\n\rNodeInventory\x12\x1a\n\x08hostname\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12-\n\x06region\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x33\n\x08gpu_type\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^[a-z0-9][a-z0-9.-]{0,62}$\x12\x1d\n\tgpu_count\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x08(\x01\x12\x18\n\x10gpu_memory_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06\x64river\x18\x06 \x01(\t\x12\x11\n\tsimulated\x18\x07 \x01(\x08\x12\x10\n\x08\x62\x61\x63kends\x18\x08 \x03(\t\x12\x15\n\ragent_version\x18\t \x01(\t\"W\n\rGpuAllocation\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x03 \x01(\t\x12\x0e\n\x06org_id\x18\x04 \x01(\t\"G\n\x0eGetNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\"B\n\x0fGetNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"O\n\x10ListNodesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"^\n\x11ListNodesResponse\x12\x30\n\x05nodes\x18\x01 \x03(\x0b\x32!.engineshed.api.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xdf\x01\n\x0bNodeService\x12\x64\n\x07GetNode\x12+.engineshed.api.scheduler.v1.GetNodeRequest\x1a,.engineshed.api.scheduler.v1.GetNodeResponse\x12j\n\tListNodes\x12-.engineshed.api.scheduler.v1.ListNodesRequest\x1a..engineshed.api.scheduler.v1.ListNodesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,21 +48,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNODESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTNODESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_NODE']._serialized_start=142
-  _globals['_NODE']._serialized_end=559
-  _globals['_NODE_STATE']._serialized_start=439
-  _globals['_NODE_STATE']._serialized_end=559
-  _globals['_NODEINVENTORY']._serialized_start=562
-  _globals['_NODEINVENTORY']._serialized_end=838
-  _globals['_GPUALLOCATION']._serialized_start=840
-  _globals['_GPUALLOCATION']._serialized_end=927
-  _globals['_GETNODEREQUEST']._serialized_start=929
-  _globals['_GETNODEREQUEST']._serialized_end=1000
-  _globals['_GETNODERESPONSE']._serialized_start=1002
-  _globals['_GETNODERESPONSE']._serialized_end=1068
-  _globals['_LISTNODESREQUEST']._serialized_start=1070
-  _globals['_LISTNODESREQUEST']._serialized_end=1149
-  _globals['_LISTNODESRESPONSE']._serialized_start=1151
-  _globals['_LISTNODESRESPONSE']._serialized_end=1245
-  _globals['_NODESERVICE']._serialized_start=1248
-  _globals['_NODESERVICE']._serialized_end=1471
+  _globals['_NODE']._serialized_end=577
+  _globals['_NODE_STATE']._serialized_start=457
+  _globals['_NODE_STATE']._serialized_end=577
+  _globals['_NODEINVENTORY']._serialized_start=580
+  _globals['_NODEINVENTORY']._serialized_end=856
+  _globals['_GPUALLOCATION']._serialized_start=858
+  _globals['_GPUALLOCATION']._serialized_end=945
+  _globals['_GETNODEREQUEST']._serialized_start=947
+  _globals['_GETNODEREQUEST']._serialized_end=1018
+  _globals['_GETNODERESPONSE']._serialized_start=1020
+  _globals['_GETNODERESPONSE']._serialized_end=1086
+  _globals['_LISTNODESREQUEST']._serialized_start=1088
+  _globals['_LISTNODESREQUEST']._serialized_end=1167
+  _globals['_LISTNODESRESPONSE']._serialized_start=1169
+  _globals['_LISTNODESRESPONSE']._serialized_end=1263
+  _globals['_NODESERVICE']._serialized_start=1266
+  _globals['_NODESERVICE']._serialized_end=1489
 # @@protoc_insertion_point(module_scope)

@@ -67,10 +67,15 @@ class Node(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     JOIN_TIME_FIELD_NUMBER: _builtins.int
     HEARD_TIME_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """node_id is "node_" and a ULID."""
     state: Global___Node.State.ValueType
     """state is where it is in its life."""
+    reported: _builtins.bool
+    """reported is true once its agent has told this scheduler, since it leads, what runs there. Until
+    then what is said of the node's replicas is what was known before.
+    """
     @_builtins.property
     def inventory(self) -> Global___NodeInventory:
         """inventory is what it offers."""
@@ -96,10 +101,11 @@ class Node(_message.Message):
         gpus: _abc.Iterable[Global___GpuAllocation] | None = ...,
         join_time: _timestamp_pb2.Timestamp | None = ...,
         heard_time: _timestamp_pb2.Timestamp | None = ...,
+        reported: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heard_time", b"heard_time", "inventory", b"inventory", "join_time", b"join_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "heard_time", b"heard_time", "inventory", b"inventory", "join_time", b"join_time", "node_id", b"node_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "heard_time", b"heard_time", "inventory", b"inventory", "join_time", b"join_time", "node_id", b"node_id", "reported", b"reported", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
