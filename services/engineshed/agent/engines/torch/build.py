@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,7 +68,7 @@ def build(task: BuildTask, progress: Progress) -> EngineManifest:
 
     progress("checking", 0.0)
     try:
-        decoding = choose_decoding(model, max_context)
+        decoding = choose_decoding(model, max_context, partial(progress, "checking"))
     except ModelBrokenError as error:
         raise _refused("MODEL_BROKEN", f"the model does not generate: {error}") from error
     manifest = EngineManifest(

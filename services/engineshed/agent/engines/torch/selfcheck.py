@@ -34,6 +34,8 @@ _NEW_TOKENS: Final = 8
 _TIMEOUT_SECONDS: Final = 600.0
 _ROUNDINGS: Final = 4.0
 """How many roundings apart two scores may be to pass for equal in half precision."""
+_ALONE: Final = 0.7
+"""How much of the check are the answers to each prompt alone; the rest are those to all at once."""
 _DEVIATION: Final = 1e-3
 _HALF_DEVIATION: Final = 0.1
 """By how much of the largest score any may deviate. Right ways deviate by about 1e-6 in float32,
@@ -52,16 +54,26 @@ class _Answer:
     scores: list[Tensor] = field(default_factory=list)
 
 
-def choose_decoding(model: PreTrainedModel, max_context: int) -> Decoding:
+def choose_decoding(
+    model: PreTrainedModel, max_context: int, progress: Callable[[float], None]
+) -> Decoding:
     """Return the fastest way of decoding that gives the answers of `generate`.
+
+    Args:
+        model: what decodes.
+        max_context: the most tokens of prompt and answer together.
+        progress: called with how much of the check is done, 0 to 1: a large model takes a while.
 
     Raises:
         ModelBrokenError: `generate` itself fails, or yields no numbers.
 
     """
     prompts = _prompts(model, max_context)
+    expected: list[_Answer] = []
     try:
-        expected = [_generate_alone(model, prompt) for prompt in prompts]
+        for prompt in prompts:
+            expected.append(_generate_alone(model, prompt))
+            progress(_ALONE * len(expected) / len(prompts))
     except Exception as error:
         raise ModelBrokenError(f"{type(error).__name__}: {error}") from error
 
