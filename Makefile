@@ -14,8 +14,8 @@ help: ## Show this list
 setup: $(VENV)/.done ## Make .venv with everything in it
 
 $(VENV)/.done: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Engineshed needs Python 3.11 or later; name one with: make PYTHON=python3.12 setup"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+		|| { echo "Triton from PyPI goes with Python 3.11 and 3.12 only; name one with: make PYTHON=python3.12 setup"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
