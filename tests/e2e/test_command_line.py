@@ -42,6 +42,9 @@ def test_a_checkpoint_becomes_an_answer_by_the_command_line_alone(stack: Stack) 
     assert "locomotive" in shed(stack, "chat", "by-hand", "What is an engine shed?")
     assert "by-hand" in shed(stack, "endpoints", "list")
     assert "ReplicaReady" in shed(stack, "events", made["endpoint_id"])
+    everything = shed(stack, "events")
+    assert f"endpoint/{made['endpoint_id']} EndpointCreated" in everything
+    assert "NodeJoined" in everything  # for an operator
     assert "by-hand" in shed(stack, "endpoints", "get", made["routing_key"])
     assert made["checkpoint_id"] in shed(stack, "checkpoints", "get", SAMPLE.name)
     stopped = json.loads(shed(stack, "endpoints", "stop", "by-hand", "--wait", "-o", "json"))

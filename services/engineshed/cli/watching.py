@@ -1,6 +1,6 @@
 """`shed logs`, `shed events` and `shed nodes`: what happens, and where."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -8,6 +8,8 @@ from rich.markup import escape
 from engineshed.cli.client import Client, Json, find_connection
 from engineshed.cli.endpoints import ENDPOINTS, Reference, find
 from engineshed.cli.output import Column, Format, Output, Row, colored, out, print_json, print_rows
+
+ALL_EVENTS: Final = "/v0/events"
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes, until Ctrl-C.")]
 
@@ -48,13 +50,19 @@ def logs(
         _print_line(item, output)
 
 
-def events(endpoint: Reference, follow: Follow = False, output: Output = Format.TEXT) -> None:
-    """Show the history of an endpoint: every change, who caused it and when."""
+def events(
+    endpoint: Annotated[
+        str, typer.Argument(help="Its id, routing key, or name; default: all endpoints.")
+    ] = "",
+    follow: Follow = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Show what happened: every change of an endpoint, who caused it and when."""
     client = Client(find_connection())
-    path = f"{ENDPOINTS}/{find(client, endpoint)['endpoint_id']}/events"
+    path = f"{ENDPOINTS}/{find(client, endpoint)['endpoint_id']}/events" if endpoint else ALL_EVENTS
     items = client.follow(path) if follow else client.get(path)["data"]
     for item in items:
-        print_event(item, output)
+        print_event(item, output, of="" if endpoint else item["stream"])
 
 
 def nodes(output: Output = Format.TEXT) -> None:
@@ -62,8 +70,8 @@ def nodes(output: Output = Format.TEXT) -> None:
     print_rows(Client(find_connection()).list("/v0/nodes"), _NODES, output)
 
 
-def print_event(event: Json, output: Format) -> None:
-    """Print one line of a history."""
+def print_event(event: Json, output: Format, *, of: str = "") -> None:
+    """Print one line of a history; `of` says whose it is, where that is not clear."""
     if output is Format.JSON:
         print_json(event)
         return
@@ -73,7 +81,7 @@ def print_event(event: Json, output: Format) -> None:
         if name not in ("endpointId", "endpoint_id", "why", "effectiveAt", "effective_at")
     )
     out.print(
-        f"[dim]{event['time']}[/] [bold]{event['name']:<22}[/] "
+        f"[dim]{event['time']}[/] {f'{of} ' if of else ''}[bold]{event['name']:<22}[/] "
         f"[cyan]{event['actor']}[/] {escape(facts)}",
         soft_wrap=True,
     )

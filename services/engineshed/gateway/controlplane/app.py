@@ -30,8 +30,8 @@ def control_plane(services: Services, region: str, public_host: str) -> FastAPI:
     app.state.public_host = public_host
     app.state.region = region
     app.state.missing = "nobody has looked yet"
-    for part in (endpoints, watching, catalog):
-        app.include_router(part.router, dependencies=[Depends(only_known)])
+    for router in (endpoints.router, watching.router, watching.all_events, catalog.router):
+        app.include_router(router, dependencies=[Depends(only_known)])
     app.add_api_route("/healthz", healthz, methods=["GET"], tags=["health"])
     app.middleware("http")(_logged)
     problems.install(app)

@@ -27,7 +27,9 @@ FOLLOWED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 router = APIRouter(prefix="/v0/dedicated_endpoints/{endpoint_id}", tags=["endpoints"])
+all_events = APIRouter(prefix="/v0", tags=["events"])
 
+AfterPosition = Annotated[int, Query(ge=0, le=2**63 - 1, description="The last one already seen.")]
 Follow = Annotated[bool, Query(description="Go on as more comes, as server-sent events.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LINES, description="How many at most.")]
 
@@ -38,23 +40,28 @@ log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 async def get_events(
     endpoint_id: EndpointId,
     caller: CallerDep,
-    after_position: Annotated[
-        int, Query(ge=0, le=2**63 - 1, description="The last one already seen.")
-    ] = 0,
+    after_position: AfterPosition = 0,
     limit: Limit = MAX_LINES,
     follow: Follow = False,
 ) -> Json | StreamingResponse:
     """Return an endpoint's history in order: every change, who caused it and when."""
     await owned_endpoint(caller, endpoint_id)
-    request = ReadEventsRequest(
-        after_position=after_position,
-        stream=f"endpoint/{endpoint_id}",
-        limit=0 if follow else limit,
-        follow=follow,
-    )
-    if follow:
-        return _stream(_events(caller, request, deadline=None))
-    return views.page([item async for item in _events(caller, request, READ_SECONDS)], "")
+    stream = f"endpoint/{endpoint_id}"
+    return await _history(caller, stream, after_position, limit, follow=follow)
+
+
+@all_events.get("/events", response_model=schemas.Page[schemas.Event], responses=FOLLOWED)
+async def get_all_events(
+    caller: CallerDep,
+    after_position: AfterPosition = 0,
+    limit: Limit = MAX_LINES,
+    follow: Follow = False,
+) -> Json | StreamingResponse:
+    """Return what happened to all endpoints of the organization, in order.
+
+    Operators see those of all organizations, and what happened to nodes.
+    """
+    return await _history(caller, "", after_position, limit, follow=follow)
 
 
 @router.get("/logs", response_model=schemas.LogPage, responses=FOLLOWED)
@@ -81,6 +88,20 @@ async def get_logs(
     if follow:
         return _stream(_log_lines(caller, wanted, lines, page.after))
     return {**views.page(lines, ""), "before": page.before}
+
+
+async def _history(
+    caller: Caller, stream: str, after_position: int, limit: int, *, follow: bool
+) -> Json | StreamingResponse:
+    request = ReadEventsRequest(
+        after_position=after_position,
+        stream=stream,
+        limit=0 if follow else limit,
+        follow=follow,
+    )
+    if follow:
+        return _stream(_events(caller, request, deadline=None))
+    return views.page([item async for item in _events(caller, request, READ_SECONDS)], "")
 
 
 async def _events(
