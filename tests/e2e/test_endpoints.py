@@ -279,6 +279,11 @@ def test_logs_events_and_lineage_tell_the_whole_story(stack, sample) -> None:
     lineage = stack.get(f"{path}/lineage")
     logs = wait_for("logs", lambda: stack.get(f"{path}/logs?limit=500")["data"])
 
+    first = stack.get(f"{path}/events?limit=2")
+    rest = stack.get(f"{path}/events?after_position={first['next_page_token']}")
+    assert len(first["data"]) == 2
+    assert first["data"] + rest["data"] == events
+    assert rest["next_page_token"] == ""
     names = [event["name"] for event in events]
     for name in ("EndpointCreated", "ReplicaPlaced", "ReplicaReady", "EndpointRunning"):
         assert name in names

@@ -1,5 +1,6 @@
 """`shed logs`, `shed events` and `shed nodes`: what happens, and where."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
@@ -60,7 +61,7 @@ def events(
     """Show what happened: every change of an endpoint, who caused it and when."""
     client = Client(find_connection())
     path = f"{ENDPOINTS}/{find(client, endpoint)['endpoint_id']}/events" if endpoint else ALL_EVENTS
-    items = client.follow(path) if follow else client.get(path)["data"]
+    items = client.follow(path) if follow else _pages(client, path)
     for item in items:
         print_event(item, output, of="" if endpoint else item["stream"])
 
@@ -68,6 +69,15 @@ def events(
 def nodes(output: Output = Format.TEXT) -> None:
     """Show the GPU hosts and who holds their GPUs (operators)."""
     print_rows(Client(find_connection()).list("/v0/nodes"), _NODES, output)
+
+
+def _pages(client: Client, path: str) -> Iterator[Json]:
+    """Yield all events there are; they are paged by position."""
+    position = "0"
+    while position:
+        page = client.get(path, after_position=position)
+        yield from page["data"]
+        position = page["next_page_token"]
 
 
 def print_event(event: Json, output: Format, *, of: str = "") -> None:

@@ -29,7 +29,14 @@ FOLLOWED: Final[dict[int | str, dict[str, Any]]] = {
 router = APIRouter(prefix="/v0/dedicated_endpoints/{endpoint_id}", tags=["endpoints"])
 all_events = APIRouter(prefix="/v0", tags=["events"])
 
-AfterPosition = Annotated[int, Query(ge=0, le=2**63 - 1, description="The last one already seen.")]
+AfterPosition = Annotated[
+    int,
+    Query(
+        ge=0,
+        le=2**63 - 1,
+        description="The `position` of the last one already seen; a page's `next_page_token`.",
+    ),
+]
 Follow = Annotated[bool, Query(description="Go on as more comes, as server-sent events.")]
 Limit = Annotated[int, Query(ge=1, le=MAX_LINES, description="How many at most.")]
 
@@ -101,7 +108,8 @@ async def _history(
     )
     if follow:
         return _stream(_events(caller, request, deadline=None))
-    return views.page([item async for item in _events(caller, request, READ_SECONDS)], "")
+    items = [item async for item in _events(caller, request, READ_SECONDS)]
+    return views.page(items, str(items[-1]["position"]) if len(items) == limit else "")
 
 
 async def _events(
