@@ -1,5 +1,6 @@
 """Channels to other services: credentials, deadlines and request ids on every call."""
 
+import json
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, Final
 
@@ -17,9 +18,9 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A peer that is gone without a word is noticed, on a stream that has long been quiet too.
     # (Without a ping timeout of its own it takes a minute, whatever the keepalive's timeout is.)
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -29,22 +30,46 @@ _OPTIONS: Final = (
 Continuation = Callable[[ClientCallDetails, Any], Awaitable[Any]]
 
 
-def open_channel(address: str, token: str | None, name: str) -> grpc.aio.Channel:
-    """Open a channel to `address` (host:port), which calls in the name of the holder of `token`.
+def open_channel(
+    address: str, token: str | None, name: str, *, healthy: str = ""
+) -> grpc.aio.Channel:
+    """Open a channel to `address`, which calls in the name of the holder of `token`.
 
     A call that brings its own `authorization` keeps it. A unary call without a timeout gets one of
-    ten seconds. `name` is the calling service, for the other side's logs.
+    ten seconds.
+
+    Args:
+        address: host:port, or another gRPC target: `dns:///name:port` whose name has several
+            addresses, or `ipv4:10.0.0.1:7002,10.0.0.2:7002`.
+        token: the caller's secret; None for none.
+        name: the calling service, for the other side's logs.
+        healthy: the gRPC service that must be healthy at an address for calls to go there: of
+            several schedulers only the one that leads says so.
+
     """
     decorate = _Decorator(token)
     return grpc.aio.insecure_channel(
         address,
-        options=(*_OPTIONS, ("grpc.primary_user_agent", f"engineshed-{name}")),
+        options=(
+            *_OPTIONS,
+            ("grpc.primary_user_agent", f"engineshed-{name}"),
+            ("grpc.service_config", _service_config(healthy)),
+        ),
         interceptors=[
             _UnaryUnary(decorate),
             _UnaryStream(decorate),
             _StreamStream(decorate),
         ],
     )
+
+
+def _service_config(healthy: str) -> str:
+    """See gRPC's service_config.proto: LoadBalancingConfig and HealthCheckConfig."""
+    config: dict[str, object] = {}
+    if healthy:
+        config["loadBalancingConfig"] = [{"round_robin": {}}]
+        config["healthCheckConfig"] = {"serviceName": healthy}
+    return json.dumps(config)
 
 
 class _Decorator:

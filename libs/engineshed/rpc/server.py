@@ -67,20 +67,29 @@ class RpcServer:
     """A gRPC server with authentication, access control, validation, health and reflection."""
 
     def __init__(
-        self, listen: str, authenticator: Authenticator, access: Mapping[str, Access]
+        self,
+        listen: str,
+        authenticator: Authenticator,
+        access: Mapping[str, Access],
+        refusal: Callable[[], DomainError | None] = lambda: None,
     ) -> None:
         """Prepare to listen on `listen` (host:port; port 0 takes a free one).
 
-        `access` names every method that may be called; what it does not name is refused.
+        Args:
+            listen: where.
+            authenticator: knows the callers.
+            access: names every method that may be called; what it does not name is refused.
+            refusal: asked before each call; what it returns refuses the call, whoever makes it.
+
         """
         self._listen = listen
         self._server = grpc.aio.server(
-            interceptors=[_Gate(authenticator, access)],
+            interceptors=[_Gate(authenticator, access, refusal)],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
                 ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
             ],
         )
         self._health = health.aio.HealthServicer()
@@ -91,16 +100,31 @@ class RpcServer:
         )
 
     def add(self, register: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
-        """Serve `servicer`; `register` is the generated `add_…Servicer_to_server`."""
+        """Serve `servicer`; `register` is the generated `add_…Servicer_to_server`.
+
+        It may be added to a server that stands by.
+        """
         register(servicer, self._server)
 
-    async def start(self) -> str:
-        """Listen and serve; return the address, with the port that was really taken."""
+    async def start(self, *, standby: bool = False) -> str:
+        """Listen and serve; return the address, with the port that was really taken.
+
+        On standby the server as a whole is healthy, and each of its services is not, until
+        `take_over`: channels that look for a healthy service then go elsewhere.
+        """
         port = self._server.add_insecure_port(self._listen)
         await self._server.start()
-        for name in ("", *self._names):  # the whole server has no name
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)  # the server as a whole
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        if not standby:
+            await self.take_over()
         return f"{self._listen.rpartition(':')[0]}:{port}"
+
+    async def take_over(self) -> None:
+        """End the standby."""
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let those in flight finish for `grace_seconds`, then cut them off."""
@@ -109,9 +133,15 @@ class RpcServer:
 
 
 class _Gate(grpc.aio.ServerInterceptor):
-    def __init__(self, authenticator: Authenticator, access: Mapping[str, Access]) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        access: Mapping[str, Access],
+        refusal: Callable[[], DomainError | None],
+    ) -> None:
         self._authenticator = authenticator
         self._access = access
+        self._refusal = refusal
         self._validator = protovalidate.Validator()  # type: ignore[no-untyped-call]  # untyped in the library
 
     async def intercept_service(
@@ -119,8 +149,10 @@ class _Gate(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
+        if not method.startswith(_OPEN) and (refusal := self._refusal()):
+            return _refusing(method, refusal)
+        handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_OPEN):
             return handler
         if handler.response_streaming:
@@ -191,6 +223,15 @@ class _Gate(grpc.aio.ServerInterceptor):
         async for request in requests:
             self._validate(request)
             yield request
+
+
+def _refusing(method: str, refusal: DomainError) -> Handler:
+    async def refuse(_: object, context: Context) -> AsyncIterator[Message]:
+        async with _Answer(method, context):
+            raise refusal
+        yield  # never: it makes this the handler of a stream, which reads no request
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 class _Answer:
