@@ -69,7 +69,7 @@ class Bus:
     Make one with `await Bus.connect(…)`, end it with `close()`.
     """
 
-    def __init__(self, url: str, *, name: str, inbox_prefix: str | None) -> None:
+    def __init__(self, url: str, *, name: str, inbox_prefix: str | None, replicas: int) -> None:
         parts = [urlsplit(server) for server in url.split(",")]
         if not all(part.hostname and part.scheme for part in parts):
             raise ValueError("a NATS URL looks like nats://user:password@host:port")
@@ -78,6 +78,7 @@ class Bus:
         self._password = unquote(parts[0].password or "") or None
         self._servers = [f"{part.scheme}://{part.netloc.rpartition('@')[2]}" for part in parts]
         self._name = name
+        self._replicas = replicas
         self._inbox_prefix = inbox_prefix or (f"_INBOX_{self._user}" if self._user else "_INBOX")
         self._connection: _Connection | None = None
         self._connections = 0
@@ -86,7 +87,9 @@ class Bus:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, inbox_prefix: str | None = None) -> "Bus":
+    async def connect(
+        cls, url: str, *, name: str, inbox_prefix: str | None = None, replicas: int = 1
+    ) -> "Bus":
         """Return a bus that connects in the background, for ever, and again whenever it is lost.
 
         Args:
@@ -95,12 +98,13 @@ class Bus:
             name: how the connection shows in the broker's monitoring; the service's name.
             inbox_prefix: where replies are sent. By default `_INBOX_<user>`, since the broker lets
                 every user subscribe to its own only.
+            replicas: how many nodes of a cluster keep each stream and bucket that this bus makes.
 
         Raises:
             ValueError: `url` is none.
 
         """
-        bus = cls(url, name=name, inbox_prefix=inbox_prefix)
+        bus = cls(url, name=name, inbox_prefix=inbox_prefix, replicas=replicas)
         bus._start(bus._keep_connected())
         return bus
 
@@ -113,6 +117,11 @@ class Bus:
     def connections(self) -> int:
         """How many connections there have been: another number, another connection."""
         return self._connections
+
+    @property
+    def replicas(self) -> int:
+        """How many nodes of a cluster keep each stream and bucket that this bus makes."""
+        return self._replicas
 
     def durable_name(self, name: str) -> str:
         """Return the name of this user's durable consumer `name`, which nobody else can guess."""

@@ -118,7 +118,10 @@ class KeyValueOwner(Generic[M]):
         """
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} cannot be a key of bucket {self._bucket.name}")
-        await self._bus.call(lambda js: self._write(js, key, entry))
+        try:
+            await self._bus.call(lambda js: self._write(js, key, entry))
+        except APIError as error:
+            raise BusUnavailableError(f"NATS does not take {key}: {error}") from error
 
     async def _keep(self, js: JetStreamContext) -> None:
         while True:
@@ -126,7 +129,7 @@ class KeyValueOwner(Generic[M]):
             await asyncio.sleep(REWRITE_INTERVAL)
 
     async def _rewrite(self, js: JetStreamContext) -> None:
-        await _ensure(js, self._bucket)
+        await _ensure(js, self._bucket, self._bus.replicas)
         self._held = await self._read_all(js)
         later: list[str] = []
         for key, entry in (await self._entries()).items():
@@ -198,8 +201,9 @@ class KeyValueOwner(Generic[M]):
         return _Held(revision, order, data)
 
 
-async def _ensure(js: JetStreamContext, bucket: Bucket[M]) -> None:
+async def _ensure(js: JetStreamContext, bucket: Bucket[M], replicas: int) -> None:
     try:
         await js.key_value(bucket.name)
     except BucketNotFoundError:
-        await js.create_key_value(KeyValueConfig(bucket=bucket.name, storage=StorageType.FILE))
+        config = KeyValueConfig(bucket=bucket.name, storage=StorageType.FILE, replicas=replicas)
+        await js.create_key_value(config)

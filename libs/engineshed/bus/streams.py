@@ -52,7 +52,7 @@ async def ensure_streams(bus: Bus) -> None:
 
     """
     for wanted in (_EVENT_STREAM, _LOG_STREAM):
-        await bus.call(partial(_ensure, wanted=wanted))
+        await bus.call(partial(_ensure, wanted=wanted.evolve(num_replicas=bus.replicas)))
 
 
 async def _ensure(js: JetStreamContext, wanted: StreamConfig) -> None:

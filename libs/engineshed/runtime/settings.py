@@ -14,6 +14,9 @@ class CommonSettings(BaseSettings):
     state_dir: Path = Field(description="Where the service keeps its files; absolute.")
     listen: str = Field(default="127.0.0.1:0", description="host:port of the service's own server.")
     nats_url: str = Field(default="nats://127.0.0.1:4222", description="With user and password.")
+    nats_replicas: int = Field(
+        default=1, ge=1, le=5, description="How many nodes of a NATS cluster keep a new stream."
+    )
     catalog_address: str = Field(default="127.0.0.1:7001", description="host:port of the catalog.")
     scheduler_address: str = Field(
         default="127.0.0.1:7002", description="host:port of the scheduler."

@@ -52,7 +52,7 @@ async def main(stop: asyncio.Event) -> None:
     settings = CatalogSettings()
     configure_logging(SERVICE, settings.log_level)
     store = await CatalogStore.open(settings.database_url)
-    bus = await Bus.connect(settings.nats_url, name=SERVICE)
+    bus = await Bus.connect(settings.nats_url, name=SERVICE, replicas=settings.nats_replicas)
     bus.on_connect(lambda: ensure_streams(bus))
     scheduler = open_channel(settings.scheduler_address, settings.service_token(), SERVICE)
     try:

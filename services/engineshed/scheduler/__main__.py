@@ -51,7 +51,7 @@ async def main(stop: asyncio.Event) -> None:
     configure_logging(SERVICE, settings.log_level)
     secrets = ReplicaSecrets.load(settings.replica_key_file)
     store = await open_store(settings.database_url)
-    bus = await Bus.connect(settings.nats_url, name=SERVICE)
+    bus = await Bus.connect(settings.nats_url, name=SERVICE, replicas=settings.nats_replicas)
     bus.on_connect(lambda: ensure_streams(bus))
     channel = open_channel(settings.catalog_address, settings.service_token(), SERVICE)
     try:
