@@ -7,6 +7,7 @@ every committed event to a broker, in order and at least once.
 
 from engineshed.eventstore.errors import (
     EventTooLargeError,
+    NotLeaderError,
     RequestIdReusedError,
     RequestRepeatedError,
     StoreUnavailableError,
@@ -14,6 +15,7 @@ from engineshed.eventstore.errors import (
     UnknownEventTypeError,
 )
 from engineshed.eventstore.handling import handle
+from engineshed.eventstore.leadership import Leadership
 from engineshed.eventstore.model import Idempotency, Metadata, RecordedEvent, StreamAppend
 from engineshed.eventstore.relay import EventSink, Relay
 from engineshed.eventstore.store import EventStore
@@ -23,7 +25,9 @@ __all__ = [
     "EventStore",
     "EventTooLargeError",
     "Idempotency",
+    "Leadership",
     "Metadata",
+    "NotLeaderError",
     "RecordedEvent",
     "Relay",
     "RequestIdReusedError",

@@ -1,27 +1,110 @@
-"""Opening the database of an event store: what each dialect needs to be safe."""
+"""The database of an event store, whichever it is: two ways into it, and what its errors mean.
 
-import sqlite3
-import time
-from contextlib import closing
+What makes each kind safe is in `sqlite.py` and `postgresql.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError
+import structlog
+from sqlalchemy import Connection, Engine, Transaction
+from sqlalchemy.exc import DBAPIError
+
+from engineshed.eventstore.errors import StoreUnavailableError
+
+T = TypeVar("T")
 
 READERS: Final = 4  # connections, and threads, for reads
 
-# How long a writer waits for another process to finish its transaction.
-_BUSY_S: Final = 10.0
+FORMS: Final = "postgresql://user:password@host:5432/database or sqlite:////absolute/path.db"
+
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
+
+
+class CommitInterruptedError(StoreUnavailableError):
+    """The connection broke while a transaction was committed: it may or may not have been."""
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
     """Two ways into one database."""
 
-    writer: Engine  # one connection; its transactions exclude other writers from their beginning
+    writer: Engine  # one connection, for `write`
     reader: Engine  # `READERS` connections that can only read, each transaction one snapshot
+    failed: Callable[[DBAPIError], bool]  # tells whether it is to blame, not what it was asked
+    claim: Callable[[Connection], None]  # keeps others from changing tables, until the commit
+
+    def read(self, fn: Callable[[Connection], T]) -> T:
+        """Return what `fn` reads on one snapshot; it may be called a second time.
+
+        Raises:
+            StoreUnavailableError: the database does not answer.
+
+        """
+        with self._failures_named("it cannot be read"):
+            try:
+                return self._read_once(fn)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                return self._read_once(fn)  # the server was restarted, maybe long ago
+
+    def _read_once(self, fn: Callable[[Connection], T]) -> T:
+        with self.reader.connect() as connection, connection.begin():
+            return fn(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Commit what is written in the block, or nothing if it raises.
+
+        Raises:
+            StoreUnavailableError: the database takes no writes; nothing was written.
+            CommitInterruptedError: nobody knows whether it was written.
+
+        """
+        with self._failures_named("it takes no writes"):
+            connection, transaction = self._begin()
+            with connection:
+                try:
+                    yield connection
+                except BaseException:
+                    transaction.rollback()
+                    raise
+                try:
+                    transaction.commit()
+                except DBAPIError as error:
+                    if not error.connection_invalidated:
+                        raise
+                    raise CommitInterruptedError(
+                        "the database broke off during the commit; whether anything was written "
+                        "shows when it is back"
+                    ) from error
+
+    def _begin(self) -> tuple[Connection, Transaction]:
+        """Begin a transaction, on a new connection if the old one is broken."""
+        for first in (True, False):
+            connection = self.writer.connect()
+            try:
+                return connection, connection.begin()
+            except DBAPIError as error:
+                connection.close()
+                if not (first and error.connection_invalidated):
+                    raise
+        raise AssertionError("the second attempt returns or raises")
+
+    @contextmanager
+    def _failures_named(self, what: str) -> Iterator[None]:
+        """Raise StoreUnavailableError where the database failed; callers get no more than that."""
+        try:
+            yield
+        except DBAPIError as error:
+            if not self.failed(error):
+                raise
+            reason = _reason(error)
+            _log.warning("database failed", what=what, reason=reason)
+            raise StoreUnavailableError(f"the database failed: {what} ({reason})") from error
 
     def close(self) -> None:
         """Close all connections."""
@@ -29,77 +112,6 @@ class Database:
         self.writer.dispose()
 
 
-def open_database(url: str) -> Database:
-    """Return the database at an SQLAlchemy URL; a missing SQLite file is made, mode 0600.
-
-    Raises:
-        ValueError: the URL names a database that an event store cannot live in.
-
-    """
-    parsed = make_url(url)
-    match parsed.get_backend_name():
-        case "sqlite":
-            return _open_sqlite(parsed)
-        case other:
-            raise ValueError(f"event store URL: {other} is not supported; use sqlite:////path.db")
-
-
-def database_failed(error: Exception) -> bool:
-    """Tell whether the database failed (full disk, I/O error), not the statement it was given."""
-    if not isinstance(error, OperationalError):
-        return False
-    # SQLite's driver reports wrong SQL by the same class, with the general error code.
-    return getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
-
-
-def _open_sqlite(url: URL) -> Database:
-    if url.database in (None, "", ":memory:"):
-        raise ValueError("event store URL: it needs a file; use sqlite:////path.db")
-    path = Path(str(url.database))
-    path.touch(mode=0o600)
-    path.chmod(0o600)  # the -wal and -shm files take their mode from it
-    _use_write_ahead_log(path)
-    writer = _sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE", pragmas=_WRITER_PRAGMAS)
-    reader = _sqlite_engine(url, connections=READERS, begin="BEGIN", pragmas=_READER_PRAGMAS)
-    return Database(writer, reader)
-
-
-_WRITER_PRAGMAS: Final = ("synchronous = FULL", "foreign_keys = ON")
-_READER_PRAGMAS: Final = ("query_only = ON",)
-
-
-def _use_write_ahead_log(path: Path) -> None:
-    """Switch the file to WAL, for good; of all its locks, SQLite does not wait for this one."""
-    deadline = time.monotonic() + _BUSY_S
-    with closing(sqlite3.connect(path, timeout=_BUSY_S)) as driver:
-        while True:
-            try:
-                driver.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-
-def _sqlite_engine(url: URL, *, connections: int, begin: str, pragmas: tuple[str, ...]) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": _BUSY_S},
-    )
-
-    def connected(driver: sqlite3.Connection, _record: object) -> None:
-        driver.isolation_level = None  # no implicit BEGIN by Python's sqlite3: `began` does it
-        for pragma in pragmas:
-            driver.execute(f"PRAGMA {pragma}")
-
-    def began(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", began)
-    return engine
+def _reason(error: DBAPIError) -> str:
+    """Return the driver's words, on one line; they hold no password and no parameters."""
+    return " ".join(str(error.orig).split())

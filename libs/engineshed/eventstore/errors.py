@@ -42,6 +42,13 @@ class StoreUnavailableError(DomainError):
     reason = "STORE_UNAVAILABLE"
 
 
+class NotLeaderError(DomainError):
+    """This process does not lead, or not any more: another one may; nothing was written."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "NOT_LEADER"
+
+
 class UnknownEventTypeError(DomainError):
     """The log holds an event of a type that this code does not know: newer code wrote it."""
 

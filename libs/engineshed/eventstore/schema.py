@@ -35,6 +35,10 @@ log_head: Final = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("position", _Position, nullable=False),
     Column("recorded_at", _Moment, nullable=False),
+    # Who may append, where several processes would: see leadership.py.
+    Column("term", BigInteger, nullable=False, server_default="0"),
+    Column("leader", String, nullable=False, server_default=""),
+    Column("leads_until", _Moment, nullable=False, server_default="0"),  # the database's clock
     CheckConstraint("id = 1", name="log_head_is_one_row"),
 )
 

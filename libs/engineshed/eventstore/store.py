@@ -136,6 +136,7 @@ class EventStore:
             RequestIdReusedError: the request's id was used for a different request.
             EventTooLargeError: a broker would not carry an event.
             StoreUnavailableError: the database takes no writes.
+            NotLeaderError: the store is fenced, and its term is over.
             ValueError: an append has no events, or names that cannot be a subject of the bus.
 
         """
@@ -148,6 +149,10 @@ class EventStore:
         if self._committing is None or self._committing.done():
             self._committing = asyncio.create_task(self._commit_waiting())
         return await future
+
+    def fence(self, term: int) -> None:
+        """Append only in this term from now on: `NotLeaderError` once the term is over."""
+        self._writer.term = term
 
     async def recall(self, key: Idempotency) -> bytes | None:
         """Return how an identical request was answered before; None when there was none.
@@ -166,6 +171,10 @@ class EventStore:
 
         """
         return await self.query(lambda connection: reading.stream(connection, stream, as_of))
+
+    async def version(self, stream: str) -> int:
+        """Return the version of a stream; 0 when it does not exist."""
+        return await self.query(lambda connection: reading.stream_version(connection, stream))
 
     async def read(
         self,

@@ -19,6 +19,7 @@ from engineshed import ids
 from engineshed.eventstore import codec, reading, schema
 from engineshed.eventstore.database import Database, database_failed
 from engineshed.eventstore.errors import (
+    NotLeaderError,
     RequestRepeatedError,
     StoreUnavailableError,
     StreamConflictError,
@@ -57,6 +58,7 @@ class Writer:
         self._database = database
         self._project = project
         self._clock = clock
+        self.term: int | None = None  # in which alone it may write; None: in any
 
     def commit(self, batch: Sequence[Change]) -> Sequence[Outcome]:
         """Write the batch and return each change's outcome, once that is on disk.
@@ -66,11 +68,12 @@ class Writer:
 
         Raises:
             StoreUnavailableError: the database takes nothing; no change was written.
+            NotLeaderError: another process leads; no change was written.
 
         """
         try:
             return self._together(batch)
-        except StoreUnavailableError:
+        except (StoreUnavailableError, NotLeaderError):
             raise
         except Exception:  # noqa: BLE001 - whatever it was, the one who caused it gets it below
             return self._one_by_one(batch)
@@ -108,12 +111,14 @@ class Writer:
         with connection:
             try:
                 transaction = connection.begin()
-                position, moment = connection.execute(_LOCK_HEAD).one()
+                position, moment, term = connection.execute(_LOCK_HEAD).one()
             except OperationalError as error:
                 raise StoreUnavailableError(
                     f"the database takes no writes: {error.orig}"
                 ) from error
             with transaction:
+                if self.term not in (None, term):
+                    raise NotLeaderError(f"term {self.term} is over; this is term {term}")
                 yield connection, _Head(position, max(moment, codec.to_moment(self._clock())))
 
     def _write(
@@ -145,7 +150,9 @@ class Writer:
         return recorded
 
 
-_LOCK_HEAD = select(schema.log_head.c.position, schema.log_head.c.recorded_at).with_for_update()
+_LOCK_HEAD = select(
+    schema.log_head.c.position, schema.log_head.c.recorded_at, schema.log_head.c.term
+).with_for_update()
 
 
 def _record(head: _Head, changes: Sequence[Change]) -> list[list[RecordedEvent]]:
