@@ -1,12 +1,14 @@
-# The commands of this project: make setup | demo | up | test | lint. See CONTRIBUTING.md.
+# The commands of this project: make setup | demo | up | test | lint | bench. See CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What the benchmarks compare with; never mixed with ours.
+PEERS := .venv-bench
 STATE ?= .state
 PORT ?= 8080
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo up test lint format proto clean
+.PHONY: help setup demo up test lint format proto bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,5 +46,15 @@ format: setup ## Format the code and the protos
 proto: setup ## Generate libs/engineshed/api from proto/
 	$(BIN)/python tools/protos.py generate
 
-clean: ## Remove the virtual environment and the state directory
-	rm -rf $(VENV) $(STATE)
+bench: setup ## Measure speed beside limits and peers; one program with ONLY=gateway
+	@$(MAKE) --no-print-directory $(PEERS)/.done \
+		|| echo "The peers could not be installed: going on without their figures."
+	$(BIN)/python -m benchmarks $(ONLY)
+
+$(PEERS)/.done: benchmarks/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
+
+clean: ## Remove the virtual environments and the state directory
+	rm -rf $(VENV) $(PEERS) $(STATE)
