@@ -1,12 +1,13 @@
 """gRPC the same way in every service: servers, channels, callers, errors."""
 
 from engineshed.rpc.call import Call, caller_metadata, current_call
-from engineshed.rpc.client import open_channel
+from engineshed.rpc.client import LEADER, open_channel
 from engineshed.rpc.server import Access, RpcServer
 from engineshed.rpc.status import HTTP_STATUS, STATUS, RemoteError, error_from, to_status
 
 __all__ = [
     "HTTP_STATUS",
+    "LEADER",
     "STATUS",
     "Access",
     "Call",

@@ -11,6 +11,9 @@ from engineshed.rpc.call import AUTHORIZATION, REQUEST_ID, request_id_of_context
 
 DEADLINE_SECONDS: Final = 10.0
 
+LEADER: Final = "engineshed.api.scheduler.v1.EndpointService"
+"""The service that is healthy at one of several schedulers: at the one that leads."""
+
 _OPTIONS: Final = (
     # A service that comes back is found within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -24,7 +24,7 @@ from engineshed.agent.replicas import FRONT
 from engineshed.agent.settings import AgentSettings
 from engineshed.api.agent.v1.agent_service_pb2 import Hello
 from engineshed.bus import Bus
-from engineshed.rpc import open_channel
+from engineshed.rpc import LEADER, open_channel
 from engineshed.runtime import supervise
 
 TIDY_SECONDS: Final = 300.0
@@ -68,7 +68,9 @@ async def serve(
         )
         reconciler = Reconciler(settings.folder / "replicas", means, node, logs)
         await reconciler.adopt()
-        channel = open_channel(settings.scheduler_address, settings.service_token(), "agent")
+        channel = open_channel(
+            settings.scheduler_address, settings.service_token(), "agent", healthy=LEADER
+        )
         hello = Hello(
             node_id=node.node_id,
             inventory=inventory.message(list(backends)),

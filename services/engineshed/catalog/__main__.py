@@ -39,7 +39,7 @@ from engineshed.catalog.templates import Templates, sample_template
 from engineshed.catalog.token_service import TokenServicer
 from engineshed.eventstore import Relay
 from engineshed.eventstore.servicer import EventServicer
-from engineshed.rpc import RpcServer, open_channel
+from engineshed.rpc import LEADER, RpcServer, open_channel
 from engineshed.runtime import configure_logging, run, supervise
 
 _GRACE_S: Final = 3.0  # for calls in flight when the catalog ends
@@ -54,7 +54,9 @@ async def main(stop: asyncio.Event) -> None:
     store = await CatalogStore.open(settings.database_url)
     bus = await Bus.connect(settings.nats_url, name=SERVICE, replicas=settings.nats_replicas)
     bus.on_connect(lambda: ensure_streams(bus))
-    scheduler = open_channel(settings.scheduler_address, settings.service_token(), SERVICE)
+    scheduler = open_channel(
+        settings.scheduler_address, settings.service_token(), SERVICE, healthy=LEADER
+    )
     try:
         await _serve(settings, store, bus, scheduler, stop)
     finally:

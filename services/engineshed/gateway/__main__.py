@@ -17,7 +17,7 @@ from engineshed.gateway.routes import Routes
 from engineshed.gateway.server import serve_http
 from engineshed.gateway.settings import Settings
 from engineshed.gateway.tokens import FreshGrants, introspection
-from engineshed.rpc import open_channel
+from engineshed.rpc import LEADER, open_channel
 from engineshed.runtime import configure_logging, run, supervise
 
 
@@ -35,7 +35,7 @@ async def serve(stop: asyncio.Event) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
     async with (
         open_channel(settings.catalog_address, own_token, "gateway") as catalog,
-        open_channel(settings.scheduler_address, own_token, "gateway") as scheduler,
+        open_channel(settings.scheduler_address, own_token, "gateway", healthy=LEADER) as scheduler,
         aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False
         ) as session,

@@ -26,6 +26,7 @@ from engineshed.scheduler.checkpoints import AwaitedCheckpoints
 from engineshed.scheduler.creation import Creation
 from engineshed.scheduler.domain.node import NodeState
 from engineshed.scheduler.domain.score import Policy
+from engineshed.scheduler.election import candidate, elect
 from engineshed.scheduler.endpoint_service import EndpointServicer
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.heard_times import HeardTimes
@@ -70,12 +71,43 @@ async def _serve(
     channel: grpc.aio.Channel,
     stop: asyncio.Event,
 ) -> None:
-    journal = await Journal.open(store)
+    """Stand by, and lead once this process is elected."""
+    leadership = candidate(store, settings.listen, settings.leader_lease_s)
+    catalog = Catalog(channel)
+    tokens = KeyValueWatcher(bus, TOKENS)
+    authenticator = TokenDirectory(
+        ServiceTokens.load(settings.services_file), tokens.entries, catalog.introspect
+    )
+    server = RpcServer(settings.listen, authenticator, ACCESS, leadership.refusal)
+
+    async def take_part() -> None:
+        await elect(leadership)
+        leading = _lead(settings, secrets, leadership.term, store, bus, catalog, server, stop)
+        await supervise(stop, {"leadership": leadership.keep(), "leading": leading})
+
+    log.info("listening", address=await server.start(standby=True))
+    try:
+        await supervise(stop, {"tokens": tokens.run(), "scheduler": take_part()})
+    finally:
+        await server.stop(_GRACE_S)
+        await leadership.give_up()
+
+
+async def _lead(
+    settings: SchedulerSettings,
+    secrets: ReplicaSecrets,
+    term: int,
+    store: EventStore,
+    bus: Bus,
+    catalog: Catalog,
+    server: RpcServer,
+    stop: asyncio.Event,
+) -> None:
+    journal = await Journal.open(store, term)
     log.info("elected", term=journal.term, endpoints=len(journal.view.endpoints))
     agents = await _expected_agents(journal)
     endpoints, nodes = Endpoints(journal), Nodes(journal)
     routes = Routes(bus, journal, secrets.of)
-    catalog = Catalog(channel)
     reconciler = Reconciler(
         journal,
         endpoints,
@@ -90,12 +122,6 @@ async def _serve(
     awaited = AwaitedCheckpoints(
         journal, endpoints, catalog, bus, poll_s=settings.checkpoint_poll_s
     )
-
-    tokens = KeyValueWatcher(bus, TOKENS)
-    authenticator = TokenDirectory(
-        ServiceTokens.load(settings.services_file), tokens.entries, catalog.introspect
-    )
-    server = RpcServer(settings.listen, authenticator, ACCESS)
     creation = Creation(journal, endpoints, catalog, most_gpus=settings.most_gpus)
     server.add(
         add_EndpointServiceServicer_to_server,
@@ -106,17 +132,17 @@ async def _serve(
     server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
     server.add(add_EventServiceServicer_to_server, EventServicer(store))
     heard = HeardTimes(journal, agents)
-    log.info("ready", address=await server.start())
+    await server.take_over()
+    log.info("ready", term=journal.term)
     try:
         await supervise(
             stop,
             {
-                "leadership": journal.watch(),
+                "journal": journal.watch(),
                 "leases": agents.watch(),
                 "reconciler": reconciler.run(),
                 "relay": Relay(store, EventPublisher(bus, SERVICE)).run(),
                 "routes": routes.run(),
-                "tokens": tokens.run(),
                 "awaited checkpoints": awaited.poll(),
                 "checkpoint events": awaited.listen(),
                 "holds": Holds(journal, catalog).run(),
@@ -126,7 +152,6 @@ async def _serve(
     finally:
         await heard.note()
         agents.end_all()
-        await server.stop(_GRACE_S)
 
 
 async def _expected_agents(journal: Journal) -> Agents:

@@ -11,9 +11,10 @@ from grpc.aio import ServicerContext
 from engineshed.api.agent.v1 import agent_service_pb2 as pb
 from engineshed.api.agent.v1.agent_service_pb2_grpc import AgentServiceServicer
 from engineshed.errors import DomainError, InvalidFieldError, Kind
+from engineshed.eventstore import NotLeaderError
 from engineshed.scheduler.agents import Agents, NodeTakenError, Session
 from engineshed.scheduler.domain.node import NodeState
-from engineshed.scheduler.journal import Journal, NotLeaderError
+from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.observations import Observations
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()

@@ -1,8 +1,9 @@
 """What was recorded, and the picture that it makes. Nothing is acted on before it is recorded.
 
 The view in memory is exactly what the log says: it is folded from the log at the start, and with
-each append that has succeeded. There is one writer, the scheduler of the present term; whoever
-finds that another one has written stops, and starts again with what is true.
+each append that has succeeded. There is one writer, the scheduler of the present term; the store
+refuses what others want to write. Whoever finds that the log holds what the view lacks stops, and
+starts again with what is true.
 """
 
 import asyncio
@@ -13,31 +14,20 @@ from weakref import WeakValueDictionary
 
 from google.protobuf.message import Message
 
-from engineshed import ids
-from engineshed.api.scheduler.v1 import events_pb2 as pb
-from engineshed.errors import DomainError, Kind
 from engineshed.eventstore import (
     EventStore,
     Idempotency,
     Metadata,
+    NotLeaderError,
     RecordedEvent,
     StreamAppend,
     StreamConflictError,
 )
 from engineshed.scheduler.domain.view import View
-from engineshed.scheduler.store import SERVICE
 
 T = TypeVar("T")
 
-_LEADER: Final = "scheduler/leader"
 _PAGE: Final = 5_000
-
-
-class NotLeaderError(DomainError):
-    """Another scheduler has taken over."""
-
-    kind = Kind.UNAVAILABLE
-    reason = "NOT_LEADER"
 
 
 class Journal:
@@ -50,12 +40,12 @@ class Journal:
         self.changed = asyncio.Event()  # set when the view has changed
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._deposed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._behind: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def open(cls, store: EventStore) -> "Journal":
-        """Begin the next term, and fold all that was recorded."""
-        journal = cls(store, await _next_term(store))
+    async def open(cls, store: EventStore, term: int) -> "Journal":
+        """Fold all that was recorded before this process was elected for `term`."""
+        journal = cls(store, term)
         position = 0
         while page := await store.read(position, _PAGE):
             for recorded in page:
@@ -64,13 +54,13 @@ class Journal:
         return journal
 
     async def watch(self) -> None:
-        """Return by raising when another scheduler has written; never otherwise.
+        """Return by raising when the view cannot be that of the log any more; never otherwise.
 
         Raises:
             NotLeaderError: this process must end.
 
         """
-        await self._deposed
+        await self._behind
 
     def lock(self, stream: str) -> AbstractAsyncContextManager[None]:
         """Return what keeps others from deciding on the same stream."""
@@ -100,7 +90,7 @@ class Journal:
         """Record events of a stream that is locked, then fold them; below `finish` only.
 
         Raises:
-            NotLeaderError: another scheduler has written.
+            NotLeaderError: another scheduler leads, or the log holds more than the view.
             RequestRepeatedError: the request was carried out already.
             StoreUnavailableError: the database takes no writes; nothing was recorded.
 
@@ -109,10 +99,11 @@ class Journal:
         try:
             recorded = await self.store.append(*appends, idempotency=idempotency)
         except StreamConflictError as error:
-            deposed = NotLeaderError("another scheduler has taken over; try again")
-            if not self._deposed.done():
-                self._deposed.set_exception(deposed)
-            raise deposed from error
+            # An append of ours was committed though the database could not say so any more.
+            behind = NotLeaderError("the scheduler starts again with what is recorded; try again")
+            if not self._behind.done():
+                self._behind.set_exception(behind)
+            raise behind from error
         for event in recorded:
             self._fold(event)
         self.changed.set()
@@ -136,19 +127,3 @@ async def together(work: Iterable[Awaitable[object]]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-async def _next_term(store: EventStore) -> int:
-    while True:
-        term = len(await store.load(_LEADER)) + 1
-        elected = StreamAppend(
-            _LEADER,
-            term - 1,
-            [pb.SchedulerElected(term=term)],
-            Metadata(SERVICE, ids.PLATFORM),
-        )
-        try:
-            await store.append(elected)
-        except StreamConflictError:
-            continue  # another one was quicker
-        return term

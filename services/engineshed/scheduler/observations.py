@@ -8,13 +8,14 @@ import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from engineshed.api.agent.v1.agent_service_pb2 import Hello, NodeStatus, ReplicaStatus
+from engineshed.eventstore import NotLeaderError
 from engineshed.runtime import utc_now
 from engineshed.scheduler.agents import Agents, Session
 from engineshed.scheduler.domain.commands import Report
 from engineshed.scheduler.domain.endpoint import ReplicaState
 from engineshed.scheduler.domain.node import Greet, Hear, NodeState, inventory_of
 from engineshed.scheduler.endpoints import Endpoints
-from engineshed.scheduler.journal import Journal, NotLeaderError, together
+from engineshed.scheduler.journal import Journal, together
 from engineshed.scheduler.nodes import Nodes
 
 # How long a replica must be missing from what its agent says until it counts as gone.

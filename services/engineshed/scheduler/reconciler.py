@@ -14,6 +14,7 @@ import structlog
 
 from engineshed import ids
 from engineshed.errors import DomainError, Kind
+from engineshed.eventstore import NotLeaderError
 from engineshed.runtime import utc_now
 from engineshed.scheduler.agents import Agents
 from engineshed.scheduler.domain.commands import Lose, Place, Placement, Wait
@@ -23,7 +24,7 @@ from engineshed.scheduler.domain.plan import Assign, Decision, plan
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import Changes
 from engineshed.scheduler.endpoints import Endpoints
-from engineshed.scheduler.journal import Journal, NotLeaderError, together
+from engineshed.scheduler.journal import Journal, together
 from engineshed.scheduler.nodes import Nodes
 from engineshed.scheduler.routes import Routes
 

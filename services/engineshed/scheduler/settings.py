@@ -15,6 +15,11 @@ class SchedulerSettings(CommonSettings):
     most_gpus: int = Field(
         default=8, ge=1, le=64, description="How many GPUs a replica may have at most."
     )
+    leader_lease_s: float = Field(
+        default=8.0,
+        ge=1,
+        description="Seconds without a sign of the leader after which a standby takes over.",
+    )
     lease_s: float = Field(
         default=10.0, gt=0, description="Seconds of silence after which a node counts as lost."
     )

@@ -93,6 +93,15 @@ async def test_a_standby_that_takes_over_serves_what_is_added_then(start) -> Non
     assert await call(member.address, "es_reader", "ListHolds", LIST) == pb.ListHoldsResponse()
 
 
+async def test_a_standby_refuses_calls_until_it_has_what_serves_them(start) -> None:
+    member = await start()
+    member.works = True
+
+    error = error_from(await refused(call(member.address, "es_reader", "ListHolds", LIST)))
+    assert error is not None
+    assert error.kind is Kind.UNAVAILABLE
+
+
 async def test_calls_go_to_the_one_that_works(start) -> None:
     first, second = await start(), await start()
     await first.take_over()

@@ -25,7 +25,7 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServic
 from engineshed.api.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
 from engineshed.auth import hash_token
 from engineshed.bus import TOKENS, Bus, KeyValueOwner, KeyValueWatcher
-from engineshed.rpc import open_channel
+from engineshed.rpc import LEADER, open_channel
 
 DEADLINE = 60.0
 
@@ -85,10 +85,14 @@ class Stack:
             )
 
     def wait_ready(self) -> None:
+        """Wait until it leads."""
         with grpc.insecure_channel(self.address) as channel:
-            health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=DEADLINE
+            following = health_pb2_grpc.HealthStub(channel).Watch(
+                health_pb2.HealthCheckRequest(service=LEADER), wait_for_ready=True, timeout=DEADLINE
             )
+            for health in following:
+                if health.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
 
     async def listens(self) -> bool:
         host, _, port = self.address.partition(":")
