@@ -5,6 +5,7 @@ access table does not allow, validates the request, and gives errors their statu
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -15,6 +16,7 @@ import structlog
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from structlog.contextvars import bind_contextvars
 
 from buf.validate import validate_pb2
 from engineshed.auth import (
@@ -33,6 +35,7 @@ from engineshed.rpc.call import (
     clean_request_id,
     set_current_call,
 )
+from engineshed.rpc.metrics import RpcMetrics
 from engineshed.rpc.status import DETAILS_KEY, STATUS, error_from, to_status
 
 # The longest request is an agent's status, some hundred bytes a replica.
@@ -40,6 +43,14 @@ MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 
 _OPEN: Final = "/grpc.health.v1.Health/"
 _REFLECTION: Final = "/grpc.reflection."
+
+# What of a request stands in the log lines of its call, and as what.
+_LOGGED: Final = {
+    "endpoint_id": "endpoint",
+    "replica_id": "replica",
+    "checkpoint_id": "checkpoint",
+    "node_id": "node",
+}
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # A method's handler is generic over its messages, which the gate never looks into.
@@ -63,6 +74,13 @@ class InvalidRequestError(DomainError):
     reason = "INVALID_FIELD"
 
 
+class StandbyError(DomainError):
+    """The server has not taken over yet."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "STANDBY"
+
+
 class RpcServer:
     """A gRPC server with authentication, access control, validation, health and reflection."""
 
@@ -83,8 +101,11 @@ class RpcServer:
 
         """
         self._listen = listen
+        self._refusal = refusal
+        self._stands_by = True
+        self.metrics = RpcMetrics(access)
         self._server = grpc.aio.server(
-            interceptors=[_Gate(authenticator, access, refusal)],
+            interceptors=[_Gate(authenticator, access, self._refuse, self.metrics)],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -109,8 +130,8 @@ class RpcServer:
     async def start(self, *, standby: bool = False) -> str:
         """Listen and serve; return the address, with the port that was really taken.
 
-        On standby the server as a whole is healthy, and each of its services is not, until
-        `take_over`: channels that look for a healthy service then go elsewhere.
+        On standby it refuses all calls until `take_over`. The server as a whole is healthy then,
+        and each of its services is not: channels that look for a healthy service go elsewhere.
         """
         port = self._server.add_insecure_port(self._listen)
         await self._server.start()
@@ -123,8 +144,15 @@ class RpcServer:
 
     async def take_over(self) -> None:
         """End the standby."""
+        self._stands_by = False
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def _refuse(self) -> DomainError | None:
+        refusal = self._refusal()
+        if refusal is None and self._stands_by:
+            return StandbyError("this server takes no calls yet; try again in a moment")
+        return refusal
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let those in flight finish for `grace_seconds`, then cut them off."""
@@ -138,10 +166,12 @@ class _Gate(grpc.aio.ServerInterceptor):
         authenticator: Authenticator,
         access: Mapping[str, Access],
         refusal: Callable[[], DomainError | None],
+        metrics: RpcMetrics,
     ) -> None:
         self._authenticator = authenticator
         self._access = access
         self._refusal = refusal
+        self._metrics = metrics
         self._validator = protovalidate.Validator()  # type: ignore[no-untyped-call]  # untyped in the library
 
     async def intercept_service(
@@ -151,7 +181,7 @@ class _Gate(grpc.aio.ServerInterceptor):
     ) -> Handler:
         method = str(handler_call_details.method)
         if not method.startswith(_OPEN) and (refusal := self._refusal()):
-            return _refusing(method, refusal)
+            return self._refusing(method, refusal)
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_OPEN):
             return handler
@@ -163,9 +193,10 @@ class _Gate(grpc.aio.ServerInterceptor):
         behavior = handler.unary_unary
 
         async def serve(request: Message, context: Context) -> Message:
-            async with _Answer(method, context) as answer:
+            async with _Answer(method, context, self._metrics) as answer:
                 await self._admit(method, answer, context)
                 self._validate(request)
+                _note_objects(request)
                 reply: Message = await behavior(request, context)
                 return reply
             raise AssertionError("an answer that failed has aborted the call")
@@ -178,12 +209,13 @@ class _Gate(grpc.aio.ServerInterceptor):
         behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def serve(request: Any, context: Context) -> AsyncIterator[Message]:  # noqa: ANN401 - a message or an iterator of them
-            async with _Answer(method, context) as answer:
+            async with _Answer(method, context, self._metrics) as answer:
                 watch = TokenWatch(self._authenticator, await self._admit(method, answer, context))
                 if handler.request_streaming:
                     request = self._validated(request)
                 else:
                     self._validate(request)
+                    _note_objects(request)
                 async for reply in behavior(request, context):
                     await watch.check()
                     yield reply
@@ -195,6 +227,14 @@ class _Gate(grpc.aio.ServerInterceptor):
         )
         return make(serve, handler.request_deserializer, handler.response_serializer)
 
+    def _refusing(self, method: str, refusal: DomainError) -> Handler:
+        async def refuse(_: object, context: Context) -> AsyncIterator[Message]:
+            async with _Answer(method, context, self._metrics):
+                raise refusal
+            yield  # never: it makes this the handler of a stream, which reads no request
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
     async def _admit(self, method: str, answer: "_Answer", context: Context) -> str:
         """Let the caller in and return its token, or refuse."""
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
@@ -204,6 +244,7 @@ class _Gate(grpc.aio.ServerInterceptor):
             principal, answer.request_id, metadata.get(TRACEPARENT, ""), context.peer()
         )
         set_current_call(answer.call)
+        bind_contextvars(org=principal.org_id)
         if not method.startswith(_REFLECTION):
             check_access(principal, method, self._access.get(method))
         return secret
@@ -225,32 +266,40 @@ class _Gate(grpc.aio.ServerInterceptor):
             yield request
 
 
-def _refusing(method: str, refusal: DomainError) -> Handler:
-    async def refuse(_: object, context: Context) -> AsyncIterator[Message]:
-        async with _Answer(method, context):
-            raise refusal
-        yield  # never: it makes this the handler of a stream, which reads no request
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
 class _Answer:
-    """Gives whatever a method raises its status, and logs what is a bug."""
+    """Gives whatever a method raises its status, measures it, and logs what is a bug."""
 
-    def __init__(self, method: str, context: Context) -> None:
+    def __init__(self, method: str, context: Context, metrics: RpcMetrics) -> None:
         self._method = method
         self._context = context
+        self._metrics = metrics
+        self._began = time.perf_counter()
         self.call: Call | None = None
         given = dict(context.invocation_metadata() or ()).get(REQUEST_ID, "")
         self.request_id = clean_request_id(str(given))
 
     async def __aenter__(self) -> "_Answer":
+        # For every line that is logged below: each call is served by a task of its own.
+        bind_contextvars(request_id=self.request_id)
+        self._metrics.begin(self._method)
         self._context.set_trailing_metadata(((REQUEST_ID, self.request_id),))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
+        try:
+            await self._end(error)
+        finally:
+            self._metrics.end(self._method, self._code(error), time.perf_counter() - self._began)
+
+    def _code(self, error: BaseException | None) -> str:
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            return grpc.StatusCode.CANCELLED.name
+        code: grpc.StatusCode | None = self._context.code()  # None until the call is aborted
+        return (code or grpc.StatusCode.OK).name
+
+    async def _end(self, error: BaseException | None) -> None:
         if error is None or isinstance(
             error, (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit)
         ):
@@ -263,7 +312,6 @@ class _Answer:
         log.error(
             "call failed",
             method=self._method,
-            request_id=self.request_id,
             caller=name,
             exc_info=error,
         )
@@ -278,7 +326,6 @@ class _Answer:
         log.info(
             "call refused",
             method=self._method,
-            request_id=self.request_id,
             code=code.name,
             reason=error.reason,
         )
@@ -306,6 +353,18 @@ def check_access(principal: Principal, method: str, access: Access | None) -> No
             + ", ".join(sorted(principal.scopes)),
             scope=access.scope,
         )
+
+
+def _note_objects(request: Message) -> None:
+    """Let the log lines of a call name the objects that its request names."""
+    fields = request.DESCRIPTOR.fields_by_name
+    bind_contextvars(
+        **{
+            label: value
+            for name, label in _LOGGED.items()
+            if name in fields and (value := getattr(request, name))
+        }
+    )
 
 
 def _bearer(metadata: Mapping[str, str]) -> str:

@@ -25,6 +25,12 @@ class CommonSettings(BaseSettings):
     services_file: Path = Field(description="services.json: names and token hashes of services.")
     region: str = Field(default="local", description="Where this process runs.")
     log_level: str = Field(default="info", description="debug, info, warning or error.")
+    metrics_listen: str = Field(
+        default="", description="host:port of GET /metrics; empty: there is none."
+    )
+    metrics_token_file: Path | None = Field(
+        default=None, description="The bearer token that GET /metrics asks for."
+    )
 
     def service_token(self) -> str:
         """Return the service's own token."""

@@ -41,12 +41,14 @@ class Holds(stubs.HoldServiceServicer):
         self.calls: list[Call] = []
         self.deadlines: list[float | None] = []
         self.error = HeldError("held", fields=[FieldError("holder_id", "wrong")], holder="ep_1")
+        self.called = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
     async def ListHolds(self, request, context):
         self.calls.append(current_call())
         self.deadlines.append(context.time_remaining())
+        self.called.set()
         await self.may_answer.wait()
         return pb.ListHoldsResponse()
 
