@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from benchmarks.harness import ROOT, python_module
+
 HERE: Final = Path(__file__).parent
 _OTHERS: Final = ("__main__", "harness", "report")
 
@@ -27,9 +29,7 @@ def main() -> int:
 
 def _succeeds(name: str) -> bool:
     print(f"== {name}", flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}"], cwd=HERE.parent, check=False
-    )
+    done = subprocess.run(python_module(f"benchmarks.{name}"), cwd=ROOT, check=False)
     return done.returncode == 0
 
 

@@ -181,6 +181,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
+def python_module(name: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module with this Python."""
+    return [sys.executable, "-m", name, *arguments]
+
+
 @contextmanager
 def child(
     argv: Sequence[str | Path],
