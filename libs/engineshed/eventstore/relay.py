@@ -14,13 +14,16 @@ before the broker's last event, whichever is later. What it repeats carries the 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
 import structlog
 from sqlalchemy import Connection, insert, update
 
+from engineshed.eventstore.errors import StoreUnavailableError
+from engineshed.eventstore.metrics import RelayMetrics
 from engineshed.eventstore.model import RecordedEvent, Selection
 from engineshed.eventstore.reading import cursor
 from engineshed.eventstore.schema import cursors
@@ -65,11 +68,19 @@ class Relay:
         self._acknowledged = 0  # every event up to here was
         self._settled = 0
         self._in_doubt = 0  # events up to here may be held already, in any order
+        self._oldest: datetime | None = None  # of the events that are on their way
+        self.published = 0  # acknowledgements so far, those of repeated events included
+        self.metrics = RelayMetrics(self)
 
     @property
     def lag(self) -> int:
         """How many committed events are not known to be published."""
         return max(0, self._store.known_position - self._acknowledged)
+
+    @property
+    def oldest_unpublished(self) -> datetime | None:
+        """When the first of these was recorded, as far as it is known; None: there is none."""
+        return self._oldest if self.lag else None
 
     async def run(self) -> None:
         """Publish for ever; after an error, ask the sink what it holds and go on from there."""
@@ -84,6 +95,8 @@ class Relay:
             except Exception as error:  # noqa: BLE001 - the events are safe; the broker may return
                 if self._acknowledged > before:
                     pause = _FIRST_PAUSE_S
+                self.metrics.interruptions += 1
+                await self._look_at_oldest()
                 _log.warning(
                     "relay interrupted",
                     service=self._store.service,
@@ -93,6 +106,12 @@ class Relay:
                 )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    async def _look_at_oldest(self) -> None:
+        """Find out since when an event waits that nobody has tried to publish yet."""
+        with suppress(StoreUnavailableError):
+            page = await self._store.read(self._acknowledged, 1)
+            self._oldest = page[0].recorded_at if page else None
 
     async def _resume(self) -> None:
         """Find out up to where the broker holds every event."""
@@ -133,7 +152,7 @@ class Relay:
 
     async def _publish(self, events: Sequence[RecordedEvent]) -> None:
         """Publish consecutive events; return when all are acknowledged."""
-        in_flight: deque[tuple[int, asyncio.Task[None]]] = deque()
+        in_flight: deque[tuple[RecordedEvent, asyncio.Task[None]]] = deque()
         latest_of: dict[str, asyncio.Task[None]] = {}
         # Not a TaskGroup: before Python 3.13 it forgets a cancellation when a task fails with it.
         try:
@@ -143,7 +162,7 @@ class Relay:
                 if event.stream in latest_of:
                     await latest_of[event.stream]
                 task = asyncio.create_task(self._sink.publish(event))
-                in_flight.append((event.position, task))
+                in_flight.append((event, task))
                 latest_of[event.stream] = task
             while in_flight:
                 await self._oldest_acknowledged(in_flight)
@@ -152,11 +171,16 @@ class Relay:
                 task.cancel()
             await asyncio.gather(*(task for _, task in in_flight), return_exceptions=True)
 
-    async def _oldest_acknowledged(self, in_flight: deque[tuple[int, asyncio.Task[None]]]) -> None:
-        position, task = in_flight[0]
+    async def _oldest_acknowledged(
+        self, in_flight: deque[tuple[RecordedEvent, asyncio.Task[None]]]
+    ) -> None:
+        event, task = in_flight[0]
+        self._oldest = event.recorded_at
         await task
         in_flight.popleft()
-        self._acknowledged = position
+        self._acknowledged = event.position
+        self._oldest = None
+        self.published += 1
 
     async def _settle(self, position: int) -> None:
         await self._store.append(write=partial(_save_cursor, position))

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, MetaData, insert, select
 
 from engineshed.eventstore import reading
 from engineshed.eventstore.database import READERS, Database, open_database
+from engineshed.eventstore.metrics import StoreMetrics
 from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
 from engineshed.eventstore.schema import LOG, log_head
 from engineshed.eventstore.writer import Change, Outcome, Project, Write, Writer
@@ -66,6 +67,7 @@ class EventStore:
         self._committed = asyncio.Event()  # set, and replaced by a new one, at each commit
         self._known_position = position
         self._closed = False
+        self.metrics = StoreMetrics()
 
     @classmethod
     async def open(
@@ -278,11 +280,13 @@ class EventStore:
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         changes = [change for change, _ in batch]
+        began = loop.time()
         outcomes: Sequence[Outcome]
         try:
             outcomes = await loop.run_in_executor(self._write_thread, self._writer.commit, changes)
         except Exception as error:  # noqa: BLE001 - everybody who waits gets it
             outcomes = [error] * len(batch)
+        self.metrics.note(outcomes, loop.time() - began)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
                 continue  # its caller was cancelled
