@@ -26,6 +26,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 from engineshed.bus.errors import BusUnavailableError
+from engineshed.bus.metrics import BusMetrics
 
 # Seconds.
 CALL_DEADLINE: Final = 5.0
@@ -85,6 +86,7 @@ class Bus:
         self._closing = False
         self._up = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.metrics = BusMetrics(self)
 
     @classmethod
     async def connect(

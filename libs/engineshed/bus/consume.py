@@ -10,6 +10,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from engineshed.bus.client import Bus
 from engineshed.bus.events import ReceivedEvent, received
+from engineshed.bus.metrics import ConsumerCounts
 from engineshed.bus.reading import reading
 from engineshed.bus.streams import EVENTS
 
@@ -47,19 +48,24 @@ async def consume(bus: Bus, durable: str, filter_subjects: Sequence[str], handle
         filter_subjects=list(filter_subjects),
     )
 
+    counts = bus.metrics.consumers[durable]
+
     async def work(js: JetStreamContext) -> None:
         async with reading(js, EVENTS, config) as reader:
             while True:
+                counts.pending = reader.pending
                 for message in await reader.batch():
-                    await _handle(message, handler, durable)
+                    await _handle(message, handler, durable, counts)
 
     await bus.each_connection(work)
 
 
-async def _handle(message: Msg, handler: Handler, durable: str) -> None:
+async def _handle(message: Msg, handler: Handler, durable: str, counts: ConsumerCounts) -> None:
+    counts.redelivered += message.metadata.num_delivered > 1
     try:
         await handler(received(message))
     except Exception:
+        counts.outcomes["failed"] += 1
         attempt = message.metadata.num_delivered
         delay = min(LONGEST_DELAY, 0.5 * 2 ** min(attempt, 10))
         log.exception(
@@ -71,4 +77,5 @@ async def _handle(message: Msg, handler: Handler, durable: str) -> None:
         )
         await message.nak(delay=delay)
     else:
+        counts.outcomes["handled"] += 1
         await message.ack()

@@ -102,6 +102,7 @@ class KeyValueOwner(Generic[M]):
         self._bucket = bucket
         self._entries = entries
         self._held: dict[str, _Held] = {}
+        bus.metrics.written[bucket.name] = 0
 
     async def run(self) -> None:
         """Write all entries on every connection and every REWRITE_INTERVAL, until cancelled."""
@@ -170,6 +171,7 @@ class KeyValueOwner(Generic[M]):
                 self._held[key] = await self._read(js, key)
             else:
                 self._held[key] = _Held(ack.seq, order, data)
+                self._bus.metrics.written[self._bucket.name] += 1
                 return
         raise BusUnavailableError(
             f"{key} in bucket {self._bucket.name} kept changing while it was written; try again"

@@ -53,8 +53,10 @@ class KeyValueWatcher(Generic[M]):
         self._latest: dict[str, M] = {}  # tombstones included: they outrank late older entries
         self._entries: dict[str, M] = {}
         self._confirmed_at: float | None = None
+        self.began = time.monotonic()
         self._ready = asyncio.Event()
         self._changed = asyncio.Event()
+        bus.metrics.watched[bucket.name] = self
 
     @property
     def entries(self) -> Mapping[str, M]:
