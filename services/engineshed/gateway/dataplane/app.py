@@ -1,11 +1,9 @@
 """The data plane: /v1 for all endpoints, and each endpoint's own host name."""
 
-import asyncio
 import json
-import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -18,10 +16,10 @@ from engineshed.gateway.dataplane.errors import (
     not_routable,
     wrong_region,
 )
+from engineshed.gateway.dataplane.exchange import Exchange
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.http import (
     ClientGoneError,
-    Message,
     Receive,
     Scope,
     Send,
@@ -30,9 +28,8 @@ from engineshed.gateway.dataplane.http import (
     answer_json,
     header,
     read_body,
-    until_gone,
+    while_there,
 )
-from engineshed.rpc.call import clean_request_id
 
 INFERENCE: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 MODELS: Final = "/v1/models"
@@ -77,71 +74,53 @@ class DataPlane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        started = time.perf_counter()
-        request_id = clean_request_id(header(scope, b"x-request-id"))
-        request = _Request(request_id)
+        exchange = Exchange(scope, receive, send)
         try:
-            status = await self._answer(request, scope, receive, request.noting(send))
+            status = await self._answer(exchange)
         except ClientGoneError:
             status = CLIENT_GONE
         except OpenAIError as error:
             status = error.status
-            await answer_error(send, error, [(b"x-request-id", request_id.encode())])
+            await answer_error(exchange.send, error, [exchange.id_header])
         except Exception:  # a bug
-            log.exception("inference failed", request_id=request_id)
-            if request.answered:
-                raise  # so that the server cuts the answer off
+            log.exception("inference failed", request_id=exchange.request_id)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
-            await answer_error(send, _BUG, [(b"x-request-id", request_id.encode())])
-        log.info(
-            "inference",
-            method=scope["method"],
-            path=scope["path"] if status != HTTPStatus.NOT_FOUND else "",
-            status=int(status),
-            ms=round((time.perf_counter() - started) * 1000, 1),
-            request_id=request_id,
-            org=request.org_id,
-            endpoint=request.endpoint_id,
-        )
+            if exchange.first_byte_at:
+                exchange.over(status)
+                raise  # so that the server cuts the answer off
+            await answer_error(exchange.send, _BUG, [exchange.id_header])
+        exchange.over(status)
 
-    async def _answer(self, request: "_Request", scope: Scope, receive: Receive, send: Send) -> int:
-        path, method = scope["path"], scope["method"]
-        host_key = self._key_of_host(scope)
+    async def _answer(self, exchange: Exchange) -> int:
+        path, method = exchange.path, exchange.method
+        host_key = self._key_of_host(exchange.scope)
         if host_key and path in HEALTH:
-            return await self._health(host_key, send)
+            return await self._health(host_key, exchange)
         if path in INFERENCE:
             _allow(method, "POST")
-            return await self._infer(request, scope, receive, send, host_key)
+            return await self._infer(exchange, host_key)
         if path == MODELS or path.startswith(MODELS + "/"):
             _allow(method, "GET")
-            return await self._models(request, scope, send, host_key)
+            return await self._models(exchange, host_key)
         raise OpenAIError(
             HTTPStatus.NOT_FOUND, "unknown_url", f"there is nothing at {method} {path}"
         )
 
-    async def _infer(
-        self,
-        request: "_Request",
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        host_key: str,
-    ) -> int:
-        principal = await self._admit(request, scope)
-        body = await read_body(receive)
+    async def _infer(self, exchange: Exchange, host_key: str) -> int:
+        principal = await self._admit(exchange)
+        body = await read_body(exchange.receive)
         route = self._route(_model(body, host_key), principal)
-        request.endpoint_id = route.endpoint_id
+        exchange.endpoint_id = route.endpoint_id
         if not route.replicas:
             raise not_routable(route)
 
         def latest() -> Route:
             return self._routes.get(route.routing_key, route)
 
-        work = self._forwarder.forward(latest, scope["path"], body, request.request_id, send)
-        return await _while_there(work, receive)
+        return await while_there(self._forwarder.forward(latest, exchange, body), exchange.receive)
 
-    async def _admit(self, request: "_Request", scope: Scope) -> Principal:
-        scheme, _, secret = header(scope, b"authorization").partition(" ")
+    async def _admit(self, exchange: Exchange) -> Principal:
+        scheme, _, secret = header(exchange.scope, b"authorization").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise OpenAIError(
                 HTTPStatus.UNAUTHORIZED,
@@ -159,7 +138,7 @@ class DataPlane:
                 "the API key cannot be checked now; try again shortly",
                 retry_after=2,
             ) from error
-        request.org_id = principal.org_id
+        exchange.org_id = principal.org_id
         if not principal.may("inference"):
             raise OpenAIError(
                 HTTPStatus.FORBIDDEN,
@@ -176,10 +155,10 @@ class DataPlane:
             raise wrong_region(route)
         return route
 
-    async def _models(self, request: "_Request", scope: Scope, send: Send, host_key: str) -> int:
-        principal = await self._admit(request, scope)
-        extra = [(b"x-request-id", request.request_id.encode())]
-        wanted = scope["path"].removeprefix(MODELS).removeprefix("/")
+    async def _models(self, exchange: Exchange, host_key: str) -> int:
+        principal = await self._admit(exchange)
+        send, extra = exchange.send, [exchange.id_header]
+        wanted = exchange.path.removeprefix(MODELS).removeprefix("/")
         if wanted:
             await answer_json(send, _as_model(self._route(wanted, principal)), extra)
             return HTTPStatus.OK
@@ -190,55 +169,20 @@ class DataPlane:
         await answer_json(send, {"object": "list", "data": data}, extra)
         return HTTPStatus.OK
 
-    async def _health(self, host_key: str, send: Send) -> int:
+    async def _health(self, host_key: str, exchange: Exchange) -> int:
         route = self._routes.get(host_key)
         if route is None:
             raise OpenAIError(HTTPStatus.NOT_FOUND, "endpoint_not_found", "no such endpoint")
         if route.replicas:
-            await answer_json(send, {"status": "ready"})
+            await answer_json(exchange.send, {"status": "ready"})
             return HTTPStatus.OK
-        await answer(send, HTTPStatus.SERVICE_UNAVAILABLE, b'{"status": "not ready"}')
+        await answer(exchange.send, HTTPStatus.SERVICE_UNAVAILABLE, b'{"status": "not ready"}')
         return HTTPStatus.SERVICE_UNAVAILABLE
 
     def _key_of_host(self, scope: Scope) -> str:
         """Return the routing key that the host name carries, or an empty string."""
         host = header(scope, b"host").partition(":")[0].lower()
         return host.removesuffix(self._suffix) if host.endswith(self._suffix) else ""
-
-
-class _Request:
-    """What is known of a request."""
-
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.org_id = ""
-        self.endpoint_id = ""
-        self.answered = False  # the first part of an answer was sent
-
-    def noting(self, send: Send) -> Send:
-        """Return a `send` that notes that it was used."""
-
-        async def noted(message: Message) -> None:
-            self.answered = True
-            await send(message)
-
-        return noted
-
-
-async def _while_there(work: Coroutine[Any, Any, int], receive: Receive) -> int:
-    """Await `work`, but no longer than the client stays: what nobody reads is not worth a GPU."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(until_gone(receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return await working
-        raise ClientGoneError
-    finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
 
 
 def _model(body: bytes, host_key: str) -> str:

@@ -14,7 +14,8 @@ import structlog
 from engineshed.api.scheduler.v1.route_pb2 import Route, RouteReplica
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.errors import OpenAIError, recovering
-from engineshed.gateway.dataplane.http import Header, Send
+from engineshed.gateway.dataplane.exchange import Exchange
+from engineshed.gateway.dataplane.http import Header
 
 CONNECT_SECONDS: Final = 2.0
 EVENT_STREAM: Final = "text/event-stream"
@@ -43,9 +44,7 @@ class Forwarder:
         self._session = session
         self._balancer = balancer
 
-    async def forward(
-        self, route: Callable[[], Route], path: str, body: bytes, request_id: str, send: Send
-    ) -> int:
+    async def forward(self, route: Callable[[], Route], exchange: Exchange, body: bytes) -> int:
         """Send the request to replicas of the route until one answers; return the status.
 
         `route` returns it as it is now: a replica that became ready meanwhile is tried too.
@@ -54,55 +53,53 @@ class Forwarder:
             OpenAIError: none did; nothing has been sent to the caller.
         """
         tried: set[str] = set()
-        refusal = recovering(route().routing_key)
+        refusal: OpenAIError | None = None
         while replica := self._balancer.choose(route(), tried):
             tried.add(replica.replica_id)
             try:
                 with self._balancer.occupying(replica.replica_id):
-                    return await self._ask(replica, path, body, request_id, send)
+                    return await self._ask(replica, exchange, body)
             except _PassOver as passed:
                 refusal = passed.error or refusal
-        raise refusal
+        raise refusal or recovering(route().routing_key)
 
-    async def _ask(
-        self, replica: RouteReplica, path: str, body: bytes, request_id: str, send: Send
-    ) -> int:
+    async def _ask(self, replica: RouteReplica, exchange: Exchange, body: bytes) -> int:
         headers = {
             "authorization": f"Bearer {replica.secret}",
             "content-type": "application/json",
-            "x-request-id": request_id,
+            "x-request-id": exchange.request_id,
         }
         try:
             async with self._session.post(
-                replica.url + path, data=body, headers=headers
+                replica.url + exchange.path, data=body, headers=headers
             ) as response:
                 if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
                     raise _PassOver(await _refusal(response))
                 first = await response.content.readany()
-                await _pass(response, first, request_id, send)
+                await _pass(response, first, exchange)
                 return response.status
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             log.warning("replica unreachable", replica=replica.replica_id, error=repr(error))
             raise _PassOver from error
 
 
-async def _pass(
-    response: aiohttp.ClientResponse, first: bytes, request_id: str, send: Send
-) -> None:
-    headers = [*_passed(response.headers), (b"x-request-id", request_id.encode())]
+async def _pass(response: aiohttp.ClientResponse, first: bytes, exchange: Exchange) -> None:
+    """Send the answer, in the pieces in which it comes; `first` has come."""
+    send, content = exchange.send, response.content
+    headers = [*_passed(response.headers), exchange.id_header]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     chunk = first
     try:
-        while chunk:
+        while not content.at_eof():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            chunk = await response.content.readany()
+            chunk = await content.readany()
     except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-        log.warning("answer broken", request_id=request_id, error=repr(error))
+        log.warning("answer broken", request_id=exchange.request_id, error=repr(error))
         if response.content_type == EVENT_STREAM:
             event = b"data: " + _BROKEN.body() + b"\n\n"
             await send({"type": "http.response.body", "body": event, "more_body": True})
         return  # without the last part: the server then closes the connection in the middle
-    await send({"type": "http.response.body", "body": b""})
+    await send({"type": "http.response.body", "body": chunk})
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> OpenAIError:

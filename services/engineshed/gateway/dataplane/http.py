@@ -1,12 +1,14 @@
 """The little of HTTP that the data plane needs, in ASGI's terms."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from engineshed.gateway.dataplane.errors import OpenAIError
 
+T = TypeVar("T")
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -55,11 +57,38 @@ async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def until_gone(receive: Receive) -> None:
-    """Return when the client has closed the connection."""
-    while True:
-        if (await receive())["type"] == "http.disconnect":
-            return
+async def while_there(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """Await `work`, but no longer than the client stays: what nobody reads is not worth a GPU.
+
+    Raises:
+        ClientGoneError: it left; `work` was cancelled and has ended.
+    """
+    working = asyncio.current_task()
+    assert working is not None
+    left = False
+
+    def leave(watching: asyncio.Task[None]) -> None:
+        nonlocal left
+        if not watching.cancelled() and watching.exception() is None:
+            left = True
+            working.cancel()  # it waits in `work`, which is where this is raised
+
+    watching = asyncio.create_task(_until_gone(receive))
+    watching.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and not working.uncancel():
+            raise ClientGoneError from None
+        raise  # somebody else wants an end too
+    finally:
+        watching.remove_done_callback(leave)
+        watching.cancel()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def answer(send: Send, status: int, body: bytes, headers: Iterable[Header] = (JSON,)) -> None:
