@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import grpc
-import protovalidate
 import structlog
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from structlog.contextvars import bind_contextvars
 
-from buf.validate import validate_pb2
 from engineshed.auth import (
     Authenticator,
     ForbiddenError,
@@ -26,7 +24,7 @@ from engineshed.auth import (
     TokenWatch,
     UnauthenticatedError,
 )
-from engineshed.errors import DomainError, FieldError, Kind
+from engineshed.errors import DomainError, Kind
 from engineshed.rpc.call import (
     AUTHORIZATION,
     REQUEST_ID,
@@ -37,6 +35,7 @@ from engineshed.rpc.call import (
 )
 from engineshed.rpc.metrics import RpcMetrics
 from engineshed.rpc.status import DETAILS_KEY, STATUS, error_from, to_status
+from engineshed.rpc.validation import RequestValidator
 
 # The longest request is an agent's status, some hundred bytes a replica.
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
@@ -65,13 +64,6 @@ class Access:
 
     scope: str | None  # what a token needs; None: no token may call it
     services: frozenset[str] = frozenset()  # which services may call it too
-
-
-class InvalidRequestError(DomainError):
-    """The request breaks a rule that its proto states."""
-
-    kind = Kind.INVALID
-    reason = "INVALID_FIELD"
 
 
 class StandbyError(DomainError):
@@ -172,7 +164,7 @@ class _Gate(grpc.aio.ServerInterceptor):
         self._access = access
         self._refusal = refusal
         self._metrics = metrics
-        self._validator = protovalidate.Validator()  # type: ignore[no-untyped-call]  # untyped in the library
+        self._validator = RequestValidator()
 
     async def intercept_service(
         self,
@@ -195,7 +187,7 @@ class _Gate(grpc.aio.ServerInterceptor):
         async def serve(request: Message, context: Context) -> Message:
             async with _Answer(method, context, self._metrics) as answer:
                 await self._admit(method, answer, context)
-                self._validate(request)
+                await self._validator.check(request)
                 _note_objects(request)
                 reply: Message = await behavior(request, context)
                 return reply
@@ -214,7 +206,7 @@ class _Gate(grpc.aio.ServerInterceptor):
                 if handler.request_streaming:
                     request = self._validated(request)
                 else:
-                    self._validate(request)
+                    await self._validator.check(request)
                     _note_objects(request)
                 async for reply in behavior(request, context):
                     await watch.check()
@@ -249,20 +241,9 @@ class _Gate(grpc.aio.ServerInterceptor):
             check_access(principal, method, self._access.get(method))
         return secret
 
-    def _validate(self, request: Message) -> None:
-        # Each item of a list takes the validator a millisecond in which nobody else is served.
-        fields = _too_long(request) or [
-            FieldError(_path(item.proto.field), item.proto.message or item.proto.rule_id)
-            for item in self._validator.collect_violations(request)
-        ]
-        if not fields:
-            return
-        text = "; ".join(f"{item.field}: {item.message}" for item in fields)
-        raise InvalidRequestError(text, fields=fields)
-
     async def _validated(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         async for request in requests:
-            self._validate(request)
+            await self._validator.check(request)
             yield request
 
 
@@ -372,24 +353,3 @@ def _bearer(metadata: Mapping[str, str]) -> str:
     if scheme.lower() != "bearer" or not secret:
         raise UnauthenticatedError("no token; send the metadata: authorization: Bearer <token>")
     return secret.strip()
-
-
-def _too_long(request: Message) -> list[FieldError]:
-    """Return which lists of the request are longer than their rules allow."""
-    found = []
-    for field, value in request.ListFields():
-        rules = field.GetOptions().Extensions[validate_pb2.field]
-        most = rules.repeated.max_items or rules.map.max_pairs
-        if most and len(value) > most:
-            found.append(FieldError(field.name, f"it has {len(value)} items, at most {most}"))
-    return found
-
-
-def _path(field: validate_pb2.FieldPath) -> str:
-    """Return where a field is in its request, e.g. `scopes[2]`."""
-    return ".".join(element.field_name + _subscript(element) for element in field.elements)
-
-
-def _subscript(element: validate_pb2.FieldPathElement) -> str:
-    kind = element.WhichOneof("subscript")
-    return f"[{getattr(element, kind)!r}]" if kind else ""
