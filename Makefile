@@ -1,4 +1,4 @@
-# The commands of this project: make setup | demo | up | test | lint | bench. See CONTRIBUTING.md.
+# The commands of this project: make setup | demo | up | test | lint | bench | chaos. See CONTRIBUTING.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STATE ?= .state
 PORT ?= 8080
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo up test lint format proto bench clean
+.PHONY: help setup demo up test lint format proto bench chaos clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ $(PEERS)/.done: benchmarks/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
+
+chaos: setup ## Strike a whole stack under load and count; SECONDS=300 SEED=7
+	$(BIN)/python -m tests.chaos $(addprefix --seconds ,$(SECONDS)) $(addprefix --seed ,$(SEED))
 
 clean: ## Remove the virtual environments and the state directory
 	rm -rf $(VENV) $(PEERS) $(STATE)

@@ -23,7 +23,7 @@ from engineshed.api.agent.v1.agent_service_pb2 import (
 from engineshed.api.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 from engineshed.api.scheduler.v1.node_service_pb2 import NodeInventory
-from engineshed.rpc import open_channel
+from engineshed.rpc import LEADER, open_channel
 
 TOKEN = "svc_agent_of-the-tests"
 REPORT_S = 0.05
@@ -69,6 +69,8 @@ class ScriptedAgent:
         gpus: int = 4,
         gpu_type: str = "cpu",
         backends: tuple[str, ...] = ("torch",),
+        token: str = TOKEN,
+        report_s: float = REPORT_S,
     ) -> None:
         self.node_id = ids.new(ids.NODE)
         self.inventory = NodeInventory(
@@ -87,6 +89,8 @@ class ScriptedAgent:
         self.error: grpc.aio.AioRpcError | None = None  # how the last connection ended
         self.faults: list[str] = []  # what no scheduler may ever ask for
         self._address = address
+        self._token = token
+        self._report_s = report_s
         self._since: dict[str, float] = {}
         self._connection: asyncio.Task[None] | None = None
 
@@ -121,7 +125,7 @@ class ScriptedAgent:
     # What it does by itself.
 
     async def _stay_connected(self) -> None:
-        async with open_channel(self._address, TOKEN, "agent") as channel:
+        async with open_channel(self._address, self._token, "agent", healthy=LEADER) as channel:
             while True:
                 call = AgentServiceStub(channel).Connect(self._requests())
                 try:
@@ -131,7 +135,7 @@ class ScriptedAgent:
                     self.error = error
                 finally:
                     call.cancel()
-                await asyncio.sleep(REPORT_S)
+                await asyncio.sleep(self._report_s)
 
     async def _requests(self) -> AsyncIterator[ConnectRequest]:
         with suppress(GeneratorExit):
@@ -141,7 +145,7 @@ class ScriptedAgent:
                 if self.willing:
                     self._advance()
                 yield ConnectRequest(status=self.status())
-                await asyncio.sleep(REPORT_S)
+                await asyncio.sleep(self._report_s)
 
     def status(self) -> NodeStatus:
         for replica_id, status in self.replicas.items():

@@ -1,0 +1,250 @@
+"""What callers do all along: change endpoints and tokens, and ask models."""
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+from tests.chaos.promise import Promise
+
+Json = dict[str, Any]
+
+ENDPOINTS: Final = "/v0/dedicated_endpoints"
+TOKENS: Final = "/v0/tokens"
+
+_AGAIN_AFTER_S: Final = 0.3
+_AFTER_FAILURE_S: Final = 0.5
+_COMMAND_S: Final = 10.0
+_ANSWER_S: Final = 60.0  # longer than any pause
+_TRY_AGAIN: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class RefusedError(Exception):
+    """The platform has answered that it will not do it."""
+
+    def __init__(self, what: str, status: int, problem: Json) -> None:
+        super().__init__(f"{what}: {status} {problem.get('reason')}: {problem.get('detail')}")
+        self.problem = problem
+
+
+class Api:
+    """The REST API, by way of any gateway that answers."""
+
+    def __init__(self, session: aiohttp.ClientSession, gateways: Mapping[str, str]) -> None:
+        self._session = session
+        self._next = itertools.cycle(gateways.values())
+        self.acknowledged: Counter[str] = Counter()  # commands, by what they were
+        self.surprises: list[str] = []  # answers that no fault explains
+
+    async def get(self, path: str) -> Json:
+        """Return what is there; ask until somebody answers."""
+        return await self._call("GET", path, None, "")
+
+    async def command(self, method: str, path: str, key: str, body: Json | None = None) -> Json:
+        """Repeat a command under its one key until it is answered.
+
+        Raises:
+            RefusedError: the answer is no.
+
+        """
+        answer = await self._call(method, path, body, key)
+        self.acknowledged[f"{method} {path.rpartition('/')[2] if method == 'POST' else ''}"] += 1
+        return answer
+
+    async def _call(self, method: str, path: str, body: Json | None, key: str) -> Json:
+        while True:
+            url = next(self._next) + path
+            try:
+                async with self._session.request(
+                    method,
+                    url,
+                    json=body,
+                    headers={"idempotency-key": key} if key else None,
+                    timeout=aiohttp.ClientTimeout(total=_COMMAND_S),
+                ) as response:
+                    status, answer = response.status, await response.json()
+            except (aiohttp.ClientError, TimeoutError, ValueError):
+                pass  # it may have been done or not: only asking again tells
+            else:
+                if response.ok:
+                    return dict(answer)
+                if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                    self.surprises.append(f"{method} {path}: {status} {answer}")
+                elif status not in _TRY_AGAIN:
+                    raise RefusedError(f"{method} {path}", status, answer)
+            await asyncio.sleep(_AGAIN_AFTER_S)
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """An endpoint as its owner was told that it is."""
+
+    endpoint_id: str
+    description: str = ""
+    enabled: bool = True
+    deleted: bool = False
+
+
+@dataclass(slots=True)
+class Owner:
+    """Creates endpoints, changes its mind about them again and again, deletes them."""
+
+    api: Api
+    name: str
+    spec: Json
+    pause_s: tuple[float, float]
+    chance: random.Random
+    endpoints: list[Endpoint] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    _keys: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Go on until `over` is set and the last command is acknowledged."""
+        while not over.is_set():
+            endpoint = await self._create()
+            while not over.is_set() and not endpoint.deleted:
+                await _until(over, self.chance.uniform(*self.pause_s))
+                try:
+                    await self._change(endpoint)
+                except RefusedError as error:  # one that failed can only be deleted
+                    self.refused.append(str(error))
+                    await self._delete(endpoint)
+
+    def _key(self) -> str:
+        return f"{self.name} {next(self._keys)}"
+
+    async def _create(self) -> Endpoint:
+        key = self._key()
+        answer = await self.api.command("POST", ENDPOINTS, key, {"name": key, **self.spec})
+        endpoint = Endpoint(answer["endpoint_id"])
+        self.endpoints.append(endpoint)
+        return endpoint
+
+    async def _change(self, endpoint: Endpoint) -> None:
+        path, key = f"{ENDPOINTS}/{endpoint.endpoint_id}", self._key()
+        action = self.chance.random()
+        if action < 0.2:
+            await self._delete(endpoint)
+        elif action < 0.4:
+            await self.api.command("PATCH", path, key, {"description": key})
+            endpoint.description = key
+        elif endpoint.enabled:
+            await self.api.command("POST", f"{path}/stop", key)
+            endpoint.enabled = False
+        else:
+            await self.api.command("POST", f"{path}/restart", key)
+            endpoint.enabled = True
+
+    async def _delete(self, endpoint: Endpoint) -> None:
+        await self.api.command("DELETE", f"{ENDPOINTS}/{endpoint.endpoint_id}", self._key())
+        endpoint.deleted = True
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Makes tokens and revokes some of them."""
+
+    api: Api
+    pause_s: tuple[float, float]
+    chance: random.Random
+    good: dict[str, str] = field(default_factory=dict)  # secrets by id
+    revoked: dict[str, str] = field(default_factory=dict)
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Go on until `over` is set and the last command is acknowledged."""
+        for number in itertools.count():
+            if over.is_set():
+                return
+            if self.good and self.chance.random() < 0.4:
+                token_id = self.chance.choice(list(self.good))
+                await self.api.command("DELETE", f"{TOKENS}/{token_id}", "")
+                self.revoked[token_id] = self.good.pop(token_id)
+            else:
+                await self._make(f"token {number}")
+            await _until(over, self.chance.uniform(*self.pause_s))
+
+    async def _make(self, key: str) -> None:
+        body = {"name": key, "scopes": ["inference"]}
+        try:
+            answer = await self.api.command("POST", TOKENS, key, body)
+        except RefusedError as error:
+            if error.problem.get("reason") != "TOKEN_ALREADY_CREATED":
+                raise
+            return  # it was made when the answer got lost, and with it the secret
+        self.good[answer["token_id"]] = answer["token"]
+
+
+@dataclass(slots=True)
+class Asker:
+    """Sends one request after the other to one endpoint by way of one gateway."""
+
+    session: aiohttp.ClientSession
+    promise: Promise
+    gateway: str
+    url: str
+    endpoint: str
+    model: str
+    pause_s: float
+    tell: Callable[[str], None]
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Go on until `over` is set."""
+        way = self.gateway, self.endpoint
+        for stream in itertools.cycle((False, True)):
+            if over.is_set():
+                return
+            excuses, sent_at = self.promise.begin(way), time.monotonic()
+            problem = await self.ask(stream=stream)
+            if not problem:
+                self.promise.success(way, sent_at)
+            elif self.promise.failure(way, excuses, f"{self.gateway}: {problem}"):
+                self.tell(f"PROMISE BROKEN by {self.gateway} for {self.model}: {problem}")
+            await _until(over, _AFTER_FAILURE_S if problem else self.pause_s)
+
+    async def ask(self, *, stream: bool) -> str:
+        """Return what was wrong with the answer; empty: nothing."""
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": "What is an engine shed?"}],
+            "max_tokens": 4,
+            "stream": stream,
+        }
+        begun = time.monotonic()
+        try:
+            async with self.session.post(
+                f"{self.url}/v1/chat/completions",
+                json=body,
+                timeout=aiohttp.ClientTimeout(total=_ANSWER_S),
+            ) as response:
+                text = await response.text()
+                if response.ok and _is_whole(text, stream=stream):
+                    return ""
+                problem = f"{response.status} {text[-200:]}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            problem = repr(error)
+        return f"{problem} after {time.monotonic() - begun:.1f} s"
+
+
+def _is_whole(text: str, *, stream: bool) -> bool:
+    if stream:
+        return text.endswith("data: [DONE]\n\n")
+    try:
+        return bool(json.loads(text)["choices"])
+    except (ValueError, KeyError):
+        return False
+
+
+async def _until(over: asyncio.Event, seconds: float) -> None:
+    """Sleep, but no longer than until `over` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await over.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,66 @@
+"""Which failed requests were promised to succeed.
+
+A request to a running endpoint is promised while only parts of the control plane are struck. A
+fault of what carries it, its gateway or its replica, excuses its failure; and excuses later ones
+until the first success of a request that was sent after the fault was over. So nothing depends on
+how long anything takes to come back; that it does is looked at in the end.
+"""
+
+from dataclasses import dataclass, field
+
+Way = tuple[str, str]  # gateway, endpoint
+
+
+@dataclass(slots=True)
+class Excuse:
+    """A fault of what carries requests."""
+
+    gateway: str | None  # None: all of them
+    endpoint: str | None
+    over_at: float | None = None
+    healed: set[Way] = field(default_factory=set)
+
+    def holds_for(self, way: Way) -> bool:
+        """Tell whether requests of this way may fail."""
+        struck = self.gateway in (None, way[0]) and self.endpoint in (None, way[1])
+        return struck and way not in self.healed
+
+
+class Promise:
+    """Counts requests, and judges those that failed."""
+
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.excused = 0
+        self.broken: list[str] = []  # failures of what was promised
+        self._excuses: list[Excuse] = []
+
+    @property
+    def sent(self) -> int:
+        """How many requests have ended one way or another."""
+        return self.succeeded + self.excused + len(self.broken)
+
+    def excuse(self, *, gateway: str | None = None, endpoint: str | None = None) -> Excuse:
+        """Begin an excuse; set its `over_at` when the fault is over."""
+        excuse = Excuse(gateway, endpoint)
+        self._excuses.append(excuse)
+        return excuse
+
+    def begin(self, way: Way) -> list[Excuse]:
+        """Return the excuses of a request that is sent now; pass it to `failed`."""
+        return [excuse for excuse in self._excuses if excuse.holds_for(way)]
+
+    def success(self, way: Way, sent_at: float) -> None:
+        """Note that a request succeeded."""
+        self.succeeded += 1
+        for excuse in self._excuses:
+            if excuse.over_at is not None and sent_at > excuse.over_at:
+                excuse.healed.add(way)
+
+    def failure(self, way: Way, before: list[Excuse], what: str) -> bool:
+        """Note that a request failed; tell whether that was a broken promise."""
+        if before or self.begin(way):
+            self.excused += 1
+            return False
+        self.broken.append(what)
+        return True
