@@ -33,7 +33,8 @@ def victims(world: World) -> list[Victim]:
 
 
 def _kinds_of(name: str) -> Sequence[Kind]:
-    return (Kind.KILL, Kind.PAUSE, Kind.WIPE) if name == "nats" else (Kind.KILL, Kind.PAUSE)
+    more = (Kind.WIPE,) if name == "nats" else ()
+    return (Kind.KILL, Kind.KILL, Kind.PAUSE, Kind.PAUSE, *more)  # there are many more links
 
 
 class Striker:
