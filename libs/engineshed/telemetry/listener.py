@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from engineshed.runtime import CommonSettings
 from engineshed.telemetry.exposition import CONTENT_TYPE, Exposition
 
 PATH: Final = "/metrics"
@@ -23,35 +24,23 @@ log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
 
 @asynccontextmanager
-async def serve_metrics(
-    listen: str, token_file: Path | None, exposition: Exposition
-) -> AsyncIterator[str]:
+async def serve_metrics(settings: CommonSettings, exposition: Exposition) -> AsyncIterator[str]:
     """Serve `exposition` for the time of the block; yield the address, with the port taken.
 
-    Args:
-        listen: host:port; port 0 takes a free one. Empty: nothing is served.
-        token_file: holds the bearer token that callers must send.
-        exposition: the metrics.
+    It listens where the settings say, or not at all if they say nothing.
 
     Raises:
-        ValueError: it should listen, but there is no token, or `listen` is no address.
+        ValueError: it should listen, but there is no token, or the address is none.
         OSError: it cannot listen there, or the token cannot be read.
 
     """
-    if not listen:
+    if not settings.metrics_listen:
         yield ""
         return
-    host, _, port = listen.rpartition(":")
+    host, _, port = settings.metrics_listen.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"ENGINESHED_METRICS_LISTEN={listen!r} is not host:port")
-    if token_file is None:
-        raise ValueError(
-            "ENGINESHED_METRICS_LISTEN is set, so ENGINESHED_METRICS_TOKEN_FILE must name a file "
-            "with the token that Prometheus sends"
-        )
-    token = (await asyncio.to_thread(token_file.read_text)).strip()
-    if not token:
-        raise ValueError(f"ENGINESHED_METRICS_TOKEN_FILE: {token_file} is empty")
+        raise ValueError(f"ENGINESHED_METRICS_LISTEN={settings.metrics_listen!r} is not host:port")
+    token = await asyncio.to_thread(_token, settings.metrics_token_file)
     answerer = _Answerer(exposition, f"Bearer {token}".encode())
     server = await asyncio.start_server(
         answerer.serve, host.strip("[]"), int(port), limit=_LONGEST_HEAD
@@ -62,6 +51,18 @@ async def serve_metrics(
         yield address
     finally:
         server.close()  # those that are being answered end with the process
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        raise ValueError(
+            "ENGINESHED_METRICS_LISTEN is set, so ENGINESHED_METRICS_TOKEN_FILE must name a file "
+            "with the token that Prometheus sends"
+        )
+    token = file.read_text().strip()
+    if not token:
+        raise ValueError(f"ENGINESHED_METRICS_TOKEN_FILE: {file} is empty")
+    return token
 
 
 class _Answerer:

@@ -44,14 +44,19 @@ class Builds:
 
     def __init__(self, root: Path, logs: Path) -> None:
         """Keep engines below `root`, and the logs of builds under way below `logs`."""
-        self._root = root
+        self.root = root
         self._logs = logs
         self._cache = EngineCache(root)
         self._running: dict[str, _Build] = {}
 
+    @property
+    def running(self) -> int:
+        """How many are under way."""
+        return sum(not build.task.done() for build in list(self._running.values()))
+
     def sweep(self) -> None:
         """Remove what builds left that were killed. Call it before the first build; blocks."""
-        for folder in (self._root, self._logs):
+        for folder in (self.root, self._logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._cache.sweep()
         for leftover in self._logs.iterdir():
@@ -86,7 +91,7 @@ class Builds:
     def _start(self, key: str, backend: EngineBackend, request: BuildRequest) -> _Build:
         build_log = self._logs / f"{key}.log"
         build_log.touch(mode=0o600)
-        cold = not (self._root / key).is_dir()
+        cold = not (self.root / key).is_dir()
 
         def progress(stage: str, fraction: float) -> None:
             nonlocal cold

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -31,6 +32,8 @@ class SchedulerConnection:
         self._stub = AgentServiceStub(channel)
         self._hello = hello
         self._reconciler = reconciler
+        self.told_at = time.monotonic()
+        """When the scheduler was last sent a status; at first, since when it was not."""
 
     async def run(self) -> None:
         """Connect, and connect again whenever that ends, for ever."""
@@ -68,6 +71,7 @@ class SchedulerConnection:
         yield ConnectRequest(hello=self._hello)
         while True:
             yield ConnectRequest(status=self._reconciler.status())
+            self.told_at = time.monotonic()  # it has gone out: the next one is asked for
             await asyncio.sleep(PAUSE_SECONDS)
             try:
                 async with asyncio.timeout(STATUS_SECONDS - PAUSE_SECONDS):

@@ -17,6 +17,7 @@ from engineshed.agent.fetch import ArtifactStore
 from engineshed.agent.inventory import Inventory, take_inventory
 from engineshed.agent.keeper import Means
 from engineshed.agent.logs import LogShipper
+from engineshed.agent.metrics import AgentMetrics
 from engineshed.agent.node import NodeFile, sole_agent
 from engineshed.agent.preparation import Workshop
 from engineshed.agent.reconciler import Reconciler
@@ -26,6 +27,7 @@ from engineshed.api.agent.v1.agent_service_pb2 import Hello
 from engineshed.bus import Bus
 from engineshed.rpc import LEADER, open_channel
 from engineshed.runtime import supervise
+from engineshed.telemetry import Exposition, serve_metrics
 
 TIDY_SECONDS: Final = 300.0
 
@@ -77,6 +79,9 @@ async def serve(
             boot_id=means.boot_id,
         )
         connection = SchedulerConnection(channel, hello, reconciler)
+        exposition = Exposition(
+            "agent", AgentMetrics(settings.folder, reconciler, builds, connection), bus.metrics
+        )
 
         async def report() -> None:
             # The scheduler must not hear that a replica is gone that was merely not found yet.
@@ -91,7 +96,8 @@ async def serve(
                 "logs": logs.run(),
                 "engines": _tidy(means.workshop),
             }
-            await supervise(stop, loops)
+            async with serve_metrics(settings, exposition):
+                await supervise(stop, loops)
         finally:
             await channel.close()
             await bus.close()

@@ -73,6 +73,10 @@ class Reconciler:
             generation=self._version.generation,
         )
 
+    def states(self) -> list[Replica.State.ValueType]:
+        """Return where each replica is."""
+        return [keeper.record.state for keeper in list(self._keepers.values())]
+
     async def wait_for_news(self) -> None:
         """Return when `status` says something new since this was last asked."""
         await self._notice.wait()

@@ -41,6 +41,7 @@ from engineshed.eventstore import Relay
 from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import LEADER, RpcServer, open_channel
 from engineshed.runtime import configure_logging, run, supervise
+from engineshed.telemetry import Exposition, serve_metrics
 
 _GRACE_S: Final = 3.0  # for calls in flight when the catalog ends
 
@@ -97,19 +98,24 @@ async def _serve(
     server.add(add_HoldServiceServicer_to_server, HoldServicer(store))
     server.add(add_TemplateServiceServicer_to_server, TemplateServicer(templates))
     server.add(add_EventServiceServicer_to_server, EventServicer(store.events))
+    relay = Relay(store.events, EventPublisher(bus, SERVICE))
+    exposition = Exposition(
+        SERVICE, server.metrics, store.events.metrics, relay.metrics, bus.metrics
+    )
     log.info("ready", address=await server.start())
     try:
-        await supervise(
-            stop,
-            {
-                "relay": Relay(store.events, EventPublisher(bus, SERVICE)).run(),
-                "grants rewritten": grants.rewrite(),
-                "grants followed": grants.follow(),
-                "registration": registrar.run(),
-                "reclaim": Reclaimer(store, artifacts, registrar).run(),
-                "orphan holds": orphans.run(),
-            },
-        )
+        async with serve_metrics(settings, exposition):
+            await supervise(
+                stop,
+                {
+                    "relay": relay.run(),
+                    "grants rewritten": grants.rewrite(),
+                    "grants followed": grants.follow(),
+                    "registration": registrar.run(),
+                    "reclaim": Reclaimer(store, artifacts, registrar).run(),
+                    "orphan holds": orphans.run(),
+                },
+            )
     finally:
         await server.stop(_GRACE_S)
 

@@ -32,6 +32,7 @@ from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.heard_times import HeardTimes
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.metrics import FleetMetrics, LeaderMetrics
 from engineshed.scheduler.node_service import NodeServicer
 from engineshed.scheduler.nodes import Nodes
 from engineshed.scheduler.observations import Observations
@@ -40,6 +41,7 @@ from engineshed.scheduler.replica_secrets import ReplicaSecrets
 from engineshed.scheduler.routes import Routes
 from engineshed.scheduler.settings import SchedulerSettings
 from engineshed.scheduler.store import SERVICE, heard_times, open_store
+from engineshed.telemetry import Exposition, serve_metrics
 
 _GRACE_S: Final = 1.0  # for calls in flight when the scheduler ends
 
@@ -79,15 +81,20 @@ async def _serve(
         ServiceTokens.load(settings.services_file), tokens.entries, catalog.introspect
     )
     server = RpcServer(settings.listen, authenticator, ACCESS, leadership.refusal)
+    exposition = Exposition(
+        SERVICE, LeaderMetrics(leadership), server.metrics, store.metrics, bus.metrics
+    )
 
     async def take_part() -> None:
         await elect(leadership)
-        leading = _lead(settings, secrets, leadership.term, store, bus, catalog, server, stop)
+        term = leadership.term
+        leading = _lead(settings, secrets, term, store, bus, catalog, server, exposition, stop)
         await supervise(stop, {"leadership": leadership.keep(), "leading": leading})
 
     log.info("listening", address=await server.start(standby=True))
     try:
-        await supervise(stop, {"tokens": tokens.run(), "scheduler": take_part()})
+        async with serve_metrics(settings, exposition):
+            await supervise(stop, {"tokens": tokens.run(), "scheduler": take_part()})
     finally:
         await server.stop(_GRACE_S)
         await leadership.give_up()
@@ -101,6 +108,7 @@ async def _lead(
     bus: Bus,
     catalog: Catalog,
     server: RpcServer,
+    exposition: Exposition,
     stop: asyncio.Event,
 ) -> None:
     journal = await Journal.open(store, term)
@@ -132,6 +140,8 @@ async def _lead(
     server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
     server.add(add_EventServiceServicer_to_server, EventServicer(store))
     heard = HeardTimes(journal, agents)
+    relay = Relay(store, EventPublisher(bus, SERVICE))
+    exposition.add(FleetMetrics(journal.view, agents), reconciler.metrics, relay.metrics)
     await server.take_over()
     log.info("ready", term=journal.term)
     try:
@@ -141,7 +151,7 @@ async def _lead(
                 "journal": journal.watch(),
                 "leases": agents.watch(),
                 "reconciler": reconciler.run(),
-                "relay": Relay(store, EventPublisher(bus, SERVICE)).run(),
+                "relay": relay.run(),
                 "routes": routes.run(),
                 "awaited checkpoints": awaited.poll(),
                 "checkpoint events": awaited.listen(),

@@ -122,6 +122,11 @@ class Agents:
         self._nodes: dict[str, _Presence] = {}
         self._looked = _clock()
 
+    @property
+    def connected(self) -> int:
+        """How many are connected now."""
+        return sum(presence.session is not None for presence in list(self._nodes.values()))
+
     async def watch(self) -> None:
         """Notice when this process was stopped or did nothing else, until cancelled."""
         while True:

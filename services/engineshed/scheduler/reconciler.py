@@ -25,6 +25,7 @@ from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import Changes
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal, together
+from engineshed.scheduler.metrics import PlanMetrics
 from engineshed.scheduler.nodes import Nodes
 from engineshed.scheduler.routes import Routes
 
@@ -62,6 +63,7 @@ class Reconciler:
         self._policy = policy
         self._lease_s = lease_s
         self._drain_timeout = drain_timeout
+        self.metrics = PlanMetrics()
         self._todo = Changes()
         self._leases_at = asyncio.get_running_loop().time()
         self._settled = False
@@ -99,7 +101,10 @@ class Reconciler:
         self._settle()
         self._journal.view.wake_due(now)
         self._look()
-        await self._record(plan(self._journal.view, self._todo.queues, self._policy, now))
+        with self.metrics.durations.time():
+            decisions = plan(self._journal.view, self._todo.queues, self._policy, now)
+        self.metrics.note(decisions)
+        await self._record(decisions)
         self._todo.queues.clear()
 
     def _look(self) -> None:

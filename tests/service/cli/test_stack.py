@@ -13,7 +13,7 @@ from engineshed.cli.stack.supervisor import Supervisor
 def test_no_service_gets_the_gateways_port_or_anothers(tmp_path) -> None:
     layout = Layout(tmp_path)
     first = layout.ports(gateway=8080)
-    assert len(set(first.values())) == 3
+    assert len(set(first.values())) == len(first) == 6
 
     assert layout.ports(gateway=8080) == first
     again = layout.ports(gateway=first["nats"])

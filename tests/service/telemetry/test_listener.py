@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from tests.metrics import sample
 
+from engineshed.runtime import CommonSettings
 from engineshed.telemetry import Exposition, gauge, serve_metrics
 
 TOKEN = "mt_of-the-tests"
@@ -20,6 +21,10 @@ class Trains(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield gauge("trains", "In the shed.", self.here)
+
+
+def listening(address: str, token_file: Path | None) -> CommonSettings:
+    return CommonSettings.model_construct(metrics_listen=address, metrics_token_file=token_file)
 
 
 @pytest.fixture
@@ -36,7 +41,8 @@ def token_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def address(trains: Trains, token_file: Path) -> AsyncIterator[str]:
-    async with serve_metrics("127.0.0.1:0", token_file, Exposition("shed", trains)) as address:
+    settings = listening("127.0.0.1:0", token_file)
+    async with serve_metrics(settings, Exposition("shed", trains)) as address:
         yield address
 
 
@@ -90,10 +96,10 @@ async def test_without_a_token_it_does_not_start(trains: Trains, tmp_path: Path)
     empty.touch()
     for file in (None, empty):
         with pytest.raises(ValueError, match="ENGINESHED_METRICS_TOKEN_FILE"):
-            async with serve_metrics("127.0.0.1:0", file, Exposition("shed", trains)):
+            async with serve_metrics(listening("127.0.0.1:0", file), Exposition("shed", trains)):
                 pass
 
 
 async def test_without_an_address_there_is_none(trains: Trains) -> None:
-    async with serve_metrics("", None, Exposition("shed", trains)) as address:
+    async with serve_metrics(listening("", None), Exposition("shed", trains)) as address:
         assert address == ""

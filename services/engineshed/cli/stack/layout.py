@@ -12,7 +12,9 @@ from engineshed.auth import hash_token, new_secret
 from engineshed.runtime import write_private
 
 SERVICES: Final = ("catalog", "scheduler", "agent", "gateway", "ledger")
-_PORTS: Final = ("nats", "catalog", "scheduler")
+METRICS: Final = ("catalog", "scheduler", "agent")
+"""Who serves its metrics on a port of its own, which is called `<name>-metrics`."""
+_PORTS: Final = ("nats", "catalog", "scheduler", *(f"{name}-metrics" for name in METRICS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,11 @@ class Layout:
         return self.credentials / "replica.key"
 
     @property
+    def metrics_token(self) -> Path:
+        """What Prometheus sends to the services."""
+        return self.credentials / "metrics.token"
+
+    @property
     def lock(self) -> Path:
         """Locked while a stack runs here."""
         return self.root / "lock"
@@ -79,9 +86,10 @@ class Layout:
         }
         write_private(self.services_file, json.dumps(hashes, indent=2).encode())
         _secret(self.replica_key, "key")
+        _secret(self.metrics_token, "metrics")
 
     def ports(self, gateway: int) -> dict[str, int]:
-        """Return the loopback ports of nats, catalog and scheduler, beside that of the gateway.
+        """Return the loopback ports of everything but the gateway, which has the given one.
 
         They are those of the last time wherever these are still free.
         """

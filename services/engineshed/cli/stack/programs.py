@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engineshed.bus.embedded import command as nats_command
 from engineshed.bus.embedded import write_config
-from engineshed.cli.stack.layout import Layout
+from engineshed.cli.stack.layout import METRICS, Layout
 from engineshed.cli.stack.options import StackOptions
 
 
@@ -32,6 +32,7 @@ def programs(layout: Layout, options: StackOptions) -> list[Program]:
         "ENGINESHED_CATALOG_ADDRESS": f"127.0.0.1:{ports['catalog']}",
         "ENGINESHED_SCHEDULER_ADDRESS": f"127.0.0.1:{ports['scheduler']}",
         "ENGINESHED_SERVICES_FILE": str(layout.services_file),
+        "ENGINESHED_METRICS_TOKEN_FILE": str(layout.metrics_token),
         "ENGINESHED_REGION": options.region,
         "ENGINESHED_ARTIFACT_STORE": layout.artifacts.as_uri(),
         # Ours come from the virtual environment that this process runs in.
@@ -56,6 +57,8 @@ def programs(layout: Layout, options: StackOptions) -> list[Program]:
             "ENGINESHED_PUBLIC_HOST": f"localhost:{options.http_port}",
         },
     }
+    for name in METRICS:
+        own[name]["ENGINESHED_METRICS_LISTEN"] = f"127.0.0.1:{ports[f'{name}-metrics']}"
     return [nats, *(_service(layout, name, {**common, **extra}) for name, extra in own.items())]
 
 
