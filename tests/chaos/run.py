@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -119,7 +120,10 @@ class Chronicle:
 
 
 async def run(options: Options, directory: Path) -> Result:
-    """Run in an empty directory; leave no process behind."""
+    """Run in an empty directory; leave no process behind, when ended by SIGTERM neither."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     tell = Chronicle()
     world = World(directory, options.shape)
     try:
