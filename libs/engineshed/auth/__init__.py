@@ -2,6 +2,7 @@
 
 from engineshed.auth.directory import Authenticator, ServiceTokens, TokenDirectory, TokenWatch
 from engineshed.auth.principal import (
+    OPERATOR,
     SCOPES,
     ForbiddenError,
     Principal,
@@ -12,6 +13,7 @@ from engineshed.auth.principal import (
 )
 
 __all__ = [
+    "OPERATOR",
     "SCOPES",
     "Authenticator",
     "ForbiddenError",

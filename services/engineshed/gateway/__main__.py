@@ -13,12 +13,14 @@ from engineshed.gateway.controlplane.clients import Services
 from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import CONNECT_SECONDS, Forwarder
+from engineshed.gateway.metrics import GatewayMetrics
 from engineshed.gateway.routes import Routes
 from engineshed.gateway.server import serve_http
 from engineshed.gateway.settings import Settings
 from engineshed.gateway.tokens import FreshGrants, introspection
 from engineshed.rpc import LEADER, open_channel
 from engineshed.runtime import configure_logging, run, supervise
+from engineshed.telemetry import Exposition
 
 
 async def serve(stop: asyncio.Event) -> None:
@@ -28,7 +30,8 @@ async def serve(stop: asyncio.Event) -> None:
     copies = settings.state_dir / "gateway"
     await asyncio.to_thread(_make_private, copies)
     bus = await Bus.connect(settings.nats_url, name="gateway", inbox_prefix="_INBOX_gateway")
-    routes = Routes(bus, copies / "routes.json")
+    metrics = GatewayMetrics()
+    routes = Routes(bus, copies / "routes.json", gone=metrics.forget)
     tokens = KeyValueWatcher(bus, TOKENS, copy=copies / "tokens.json")
     own_token = settings.service_token()
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
@@ -53,8 +56,15 @@ async def serve(stop: asyncio.Event) -> None:
                 Forwarder(session, Balancer()),
                 settings.region,
                 settings.public_host,
+                metrics,
             ),
-            control_plane(services, settings.region, settings.public_host),
+            control_plane(
+                services,
+                settings.region,
+                settings.public_host,
+                metrics,
+                Exposition("gateway", metrics, bus.metrics),
+            ),
         )
         await supervise(
             stop,

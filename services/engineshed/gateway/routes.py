@@ -1,7 +1,7 @@
 """The gateway's copy of the routes, and waiting for it to say what the scheduler says."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +14,14 @@ PATIENCE_SECONDS: Final = 2.0
 class Routes:
     """Where requests go, as far as this gateway knows."""
 
-    def __init__(self, bus: Bus, copy: Path) -> None:
-        """Keep the routes in the file `copy` too, to start from."""
+    def __init__(self, bus: Bus, copy: Path, gone: Callable[[str], None]) -> None:
+        """Keep the routes in the file `copy` too, to start from.
+
+        `gone` is called with the routing key of an endpoint that has none any more.
+        """
         self._changed = asyncio.Event()
-        self._watcher = KeyValueWatcher(
-            bus, ROUTES, copy=copy, on_change=lambda _key, _route: self._changed.set()
-        )
+        self._gone = gone
+        self._watcher = KeyValueWatcher(bus, ROUTES, copy=copy, on_change=self._note)
 
     @property
     def entries(self) -> Mapping[str, Route]:
@@ -42,6 +44,11 @@ class Routes:
                     await self._changed.wait()
         except TimeoutError:
             return
+
+    def _note(self, routing_key: str, route: Route | None) -> None:
+        self._changed.set()
+        if route is None:
+            self._gone(routing_key)
 
     def _is_routable(self, routing_key: str, ready: Collection[str]) -> bool:
         route = self.entries.get(routing_key)

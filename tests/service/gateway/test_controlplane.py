@@ -8,7 +8,9 @@ from typing import Any, get_args
 import httpx
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
+from tests.metrics import sample
 
 from engineshed.api.catalog.v1 import checkpoint_service_pb2
 from engineshed.api.scheduler.v1 import endpoint_service_pb2, node_service_pb2
@@ -16,7 +18,9 @@ from engineshed.auth import Principal, UnauthenticatedError
 from engineshed.errors import FieldError, Kind
 from engineshed.gateway.app import MAX_CONTROL_BYTES, Gateway
 from engineshed.gateway.controlplane import control_plane, schemas
+from engineshed.gateway.metrics import GatewayMetrics
 from engineshed.rpc.status import RemoteError
+from engineshed.telemetry import Exposition
 
 ENDPOINT = "ep_01HZZZZZZZZZZZZZZZZZZZZZZZ"
 ENDPOINTS = "/v0/dedicated_endpoints"
@@ -53,6 +57,8 @@ class Scheduler:
 
 class Callers:
     async def authenticate(self, secret: str) -> Principal:
+        if secret == "es_operator":
+            return Principal("tok_2", "_platform", frozenset({"operator"}))
         if secret != "es_mine":
             raise UnauthenticatedError("unknown")
         return Principal("tok_1", "org_1", frozenset({"admin"}))
@@ -73,7 +79,9 @@ async def client(scheduler: Scheduler) -> AsyncIterator[httpx.AsyncClient]:
     services: Any = SimpleNamespace(
         endpoints=scheduler, tokens=scheduler, authenticator=Callers(), routes=None
     )
-    plane = control_plane(services, "local", "localhost:8080")
+    metrics = GatewayMetrics()
+    exposition = Exposition("gateway", metrics)
+    plane = control_plane(services, "local", "localhost:8080", metrics, exposition)
     gateway = Gateway(NoInference(), plane)  # type: ignore[arg-type]  # all that it asks of it
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(gateway),
@@ -263,3 +271,39 @@ def test_every_state_of_the_services_has_its_status(shape, enum) -> None:
     known = set(get_args(shape.model_fields["status"].annotation))
     states = {name.removeprefix("STATE_").lower() for name in dict(enum.items())}
     assert known == states - {"unspecified"}
+
+
+OPERATOR = {"authorization": "Bearer es_operator"}
+
+
+async def test_operators_see_how_often_what_was_asked_and_how_it_ended(client) -> None:
+    await client.get(ONE)
+    await client.get(ONE)
+    await client.get(f"/v0/nothing/{ENDPOINT}")
+
+    text = (await client.get("/metrics", headers=OPERATOR)).text
+
+    def requests(route: str, status: str) -> float:
+        labels = {"http_route": route, "http_response_status_code": status}
+        return sample(text, "http_server_request_duration_seconds_count", **labels)
+
+    assert requests(f"{ENDPOINTS}/{{endpoint_id}}", "200") == 2
+    assert requests("", "404") == 1
+    assert ENDPOINT not in text
+    assert sample(text, "engineshed_build_info", service="gateway") == 1
+
+
+async def test_nobody_else_sees_the_metrics(client) -> None:
+    await refused(await client.get("/metrics"), 403)
+    await refused(await client.get("/metrics", headers={"authorization": "Bearer no"}), 401)
+
+
+async def test_whatever_is_logged_for_a_request_carries_its_id(client, scheduler) -> None:
+    scheduler.error = ZeroDivisionError("a secret detail")
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        answer = await client.get(ONE, headers={"x-request-id": "mine"})
+
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "mine"
+    assert {"request failed", "request"} <= {line["event"] for line in lines}
+    assert {line["request_id"] for line in lines} == {"mine"}

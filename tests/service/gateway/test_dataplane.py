@@ -1,6 +1,7 @@
 """The data plane over real HTTP: routing, retries, broken answers, clients that leave."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import aiohttp
 import pytest
 import uvicorn
 from structlog.testing import capture_logs
+from tests.metrics import sample
 from tests.service.gateway.fake_replica import SECRET, FakeReplica
 
 from engineshed.api.scheduler.v1.route_pb2 import Route
@@ -17,6 +19,7 @@ from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.http import MAX_BODY_BYTES
+from engineshed.gateway.metrics import GatewayMetrics
 
 KEY = "bot-a1b2c3"
 ORG = "org_1"
@@ -40,6 +43,7 @@ class Served:
     routes: dict[str, Route]
     balancer: Balancer
     client: aiohttp.ClientSession
+    metrics: GatewayMetrics
 
     def route(self, *replicas: FakeReplica, **more: object) -> Route:
         fields = {"status": "running", "ever_ready": True, "region": "local", **more}
@@ -74,7 +78,9 @@ async def served() -> AsyncIterator[Served]:
     routes: dict[str, Route] = {}
     balancer = Balancer()
     upstream = aiohttp.ClientSession(auto_decompress=False)
-    plane = DataPlane(routes, Callers(), Forwarder(upstream, balancer), "local", "localhost:8080")
+    metrics = GatewayMetrics()
+    forwarder = Forwarder(upstream, balancer)
+    plane = DataPlane(routes, Callers(), forwarder, "local", "localhost:8080", metrics)
     server = uvicorn.Server(
         uvicorn.Config(plane, port=0, lifespan="off", log_config=None, access_log=False)
     )
@@ -84,7 +90,7 @@ async def served() -> AsyncIterator[Served]:
             await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10))
-    yield Served(f"http://127.0.0.1:{port}", routes, balancer, client)
+    yield Served(f"http://127.0.0.1:{port}", routes, balancer, client, metrics)
     await client.close()
     server.should_exit = True
     await serving
@@ -339,3 +345,75 @@ async def test_an_endpoint_has_a_host_name_of_its_own(served, replicas) -> None:
         served.url + "/ping", headers={"host": "no-aaaaaa.localhost"}
     ) as answer:
         assert answer.status == 404
+
+
+def requests(served: Served, route: str, status: int) -> float:
+    labels = {"http_route": route, "http_response_status_code": str(status)}
+    return sample(served.metrics, "http_server_request_duration_seconds_count", **labels)
+
+
+async def test_requests_are_measured_by_endpoint_and_first_tokens_of_those_that_stream(
+    served, replicas
+) -> None:
+    served.route(replicas[0])
+    async with served.post() as answer:
+        await answer.read()
+    replicas[0].mode = "stream"
+    replicas[0].go_on.set()
+    async with served.post() as answer:
+        await answer.read()
+
+    model = {"gen_ai_request_model": KEY}
+    assert sample(served.metrics, "gen_ai_server_request_duration_seconds_count", **model) == 2
+    assert sample(served.metrics, "gen_ai_server_time_to_first_token_seconds_count", **model) == 1
+    assert sample(served.metrics, "engineshed_gateway_requests_in_flight", **model) == 0
+    assert requests(served, "/v1/chat/completions", 200) == 2
+
+    served.metrics.forget(KEY)
+    assert KEY not in str(list(served.metrics.collect()))
+
+
+async def test_requests_are_in_flight_until_their_client_leaves(served, replicas) -> None:
+    served.route(replicas[0])
+    replicas[0].mode = "stall"
+    asking = asyncio.ensure_future(served.post())
+    await replicas[0].began.wait()
+    in_flight = "engineshed_gateway_requests_in_flight"
+    assert sample(served.metrics, in_flight, gen_ai_request_model=KEY) == 1
+
+    asking.cancel()
+    await replicas[0].left.wait()
+
+    async with asyncio.timeout(10):
+        while sample(served.metrics, in_flight):
+            await asyncio.sleep(0.01)
+    assert sample(served.metrics, "engineshed_gateway_clients_gone_total") == 1
+    assert requests(served, "/v1/chat/completions", 499) == 1
+
+
+async def test_refusals_are_counted_by_reason_and_made_up_paths_are_one_series(
+    served, replicas
+) -> None:
+    served.route(*replicas)
+    replicas[0].mode = replicas[1].mode = "full"
+    await served.refused(503)
+    await served.refused(401, token="es_wrong")
+    await served.refused(404, body={"model": "another"})
+    await served.refused(404, path="/v1/made-up")
+
+    def refusals(reason: str) -> float:
+        return sample(served.metrics, "engineshed_gateway_refusals_total", reason=reason)
+
+    assert refusals("overloaded") == refusals("invalid_api_key") == 1
+    assert refusals("endpoint_not_found") == refusals("unknown_url") == 1
+    assert sample(served.metrics, "engineshed_gateway_replicas_passed_over_total") == 2
+    assert "made-up" not in str(list(served.metrics.collect()))
+
+
+async def test_answers_that_break_off_are_counted(served, replicas) -> None:
+    served.route(replicas[0])
+    replicas[0].mode = "break"
+    async with served.post() as answer:
+        with contextlib.suppress(aiohttp.ClientError):
+            await answer.read()
+    assert sample(served.metrics, "engineshed_gateway_answers_broken_total") == 1

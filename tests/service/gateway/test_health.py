@@ -12,6 +12,8 @@ from grpc.aio import Metadata
 from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesResponse
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesResponse, Node, NodeInventory
 from engineshed.gateway.controlplane import control_plane
+from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.telemetry import Exposition
 
 
 class Service:
@@ -36,7 +38,9 @@ def services() -> Any:
 
 @pytest.fixture
 async def client(services: Any) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(control_plane(services, "local", "localhost:8080"))
+    metrics = GatewayMetrics()
+    plane = control_plane(services, "local", "localhost:8080", metrics, Exposition("gateway"))
+    transport = httpx.ASGITransport(plane)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client
 

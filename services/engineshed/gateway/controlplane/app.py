@@ -7,32 +7,46 @@ from typing import Final
 import grpc
 import structlog
 from fastapi import Depends, FastAPI, Request, Response
+from structlog.contextvars import bind_contextvars
 
 from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesRequest
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesRequest, Node
+from engineshed.auth import OPERATOR, ForbiddenError
 from engineshed.gateway.controlplane import catalog, endpoints, problems, watching
-from engineshed.gateway.controlplane.clients import Services, request_id_of
+from engineshed.gateway.controlplane.clients import CallerDep, Services, request_id_of
 from engineshed.gateway.controlplane.description import DescribedApi
 from engineshed.gateway.controlplane.parameters import only_known
+from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.telemetry import CONTENT_TYPE, Exposition
 
 HEALTH_SECONDS: Final = 2.0
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
 
-def control_plane(services: Services, region: str, public_host: str) -> FastAPI:
+def control_plane(
+    services: Services,
+    region: str,
+    public_host: str,
+    metrics: GatewayMetrics,
+    exposition: Exposition,
+) -> FastAPI:
     """Return the REST API over `services`.
 
     `public_host` is the gateway's own host and port, below which endpoints have their host names.
+    `metrics` measures its requests too; `exposition` is what operators see.
     """
     app = DescribedApi()
     app.state.services = services
     app.state.public_host = public_host
     app.state.region = region
+    app.state.metrics = metrics
+    app.state.exposition = exposition
     app.state.missing = "nobody has looked yet"
     for router in (endpoints.router, watching.router, watching.all_events, catalog.router):
         app.include_router(router, dependencies=[Depends(only_known)])
     app.add_api_route("/healthz", healthz, methods=["GET"], tags=["health"])
+    app.add_api_route("/metrics", get_metrics, include_in_schema=False)
     app.middleware("http")(_logged)
     problems.install(app)
     return app
@@ -50,6 +64,13 @@ async def healthz(request: Request, response: Response) -> dict[str, str]:
         response.status_code = 503
         return {"status": "starting", "detail": state.missing}
     return {"status": "ok"}
+
+
+async def get_metrics(request: Request, caller: CallerDep) -> Response:
+    """Return the gateway's metrics, for operators: they tell of all organizations' endpoints."""
+    if not caller.principal.may(OPERATOR):
+        raise ForbiddenError(f"this needs the scope {OPERATOR}", scope=OPERATOR)
+    return Response(await request.app.state.exposition.text(), media_type=CONTENT_TYPE)
 
 
 async def _what_is_missing(services: Services, region: str) -> str:
@@ -72,6 +93,7 @@ async def _logged(
 ) -> Response:
     started = time.perf_counter()
     request_id = request_id_of(request)
+    bind_contextvars(request_id=request_id)  # for all lines: each request has a task of its own
     try:
         response = await call_next(request)
     except Exception as error:  # noqa: BLE001 - a bug: the caller gets a problem like any other
@@ -79,12 +101,14 @@ async def _logged(
     response.headers["x-request-id"] = request_id
     route = request.scope.get("route")
     principal = getattr(request.state, "principal", None)
+    path, seconds = getattr(route, "path", ""), time.perf_counter() - started
+    request.app.state.metrics.request(request.method, path, response.status_code, seconds)
     log.info(
         "request",
         method=request.method,
-        path=getattr(route, "path", ""),
+        path=path,
         status=response.status_code,
-        ms=round((time.perf_counter() - started) * 1000, 1),
+        ms=round(seconds * 1000, 1),
         request_id=request_id,
         org=principal.org_id if principal else "",
         endpoint=request.path_params.get("endpoint_id", ""),

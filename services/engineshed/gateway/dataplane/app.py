@@ -16,7 +16,7 @@ from engineshed.gateway.dataplane.errors import (
     not_routable,
     wrong_region,
 )
-from engineshed.gateway.dataplane.exchange import Exchange
+from engineshed.gateway.dataplane.exchange import HEALTH, INFERENCE, MODELS, Exchange
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.http import (
     ClientGoneError,
@@ -30,12 +30,7 @@ from engineshed.gateway.dataplane.http import (
     read_body,
     while_there,
 )
-
-INFERENCE: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
-MODELS: Final = "/v1/models"
-HEALTH: Final = frozenset({"/ping", "/health"})
-# nginx's word for a client that left: nobody sees it but the log.
-CLIENT_GONE: Final = 499
+from engineshed.gateway.metrics import CLIENT_GONE, GatewayMetrics
 
 _BUG: Final = OpenAIError(
     HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -56,12 +51,14 @@ class DataPlane:
         forwarder: Forwarder,
         region: str,
         public_host: str,
+        metrics: GatewayMetrics,
     ) -> None:
         """Serve the `routes` of `region`; they may change at any time.
 
         `public_host` is what comes after the routing key in an endpoint's own host name, with the
         port, e.g. "localhost:8080".
         """
+        self._metrics = metrics
         self._routes = routes
         self._authenticator = authenticator
         self._forwarder = forwarder
@@ -74,13 +71,14 @@ class DataPlane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self._metrics)
         try:
             status = await self._answer(exchange)
         except ClientGoneError:
             status = CLIENT_GONE
         except OpenAIError as error:
             status = error.status
+            self._metrics.refuse(error.code)
             await answer_error(exchange.send, error, [exchange.id_header])
         except Exception:  # a bug
             log.exception("inference failed", request_id=exchange.request_id)
@@ -110,7 +108,7 @@ class DataPlane:
         principal = await self._admit(exchange)
         body = await read_body(exchange.receive)
         route = self._route(_model(body, host_key), principal)
-        exchange.endpoint_id = route.endpoint_id
+        exchange.goes_to(route)
         if not route.replicas:
             raise not_routable(route)
 

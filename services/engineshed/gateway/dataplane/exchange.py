@@ -9,8 +9,15 @@ from typing import Final
 
 import structlog
 
+from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.gateway.dataplane.http import Header, Message, Receive, Scope, Send, header
+from engineshed.gateway.metrics import EndpointMetrics, GatewayMetrics
 from engineshed.rpc.call import clean_request_id
+
+INFERENCE: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+MODELS: Final = "/v1/models"
+HEALTH: Final = frozenset({"/ping", "/health"})
+SERVED: Final = INFERENCE | HEALTH | {MODELS}
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -20,20 +27,24 @@ class Exchange:
 
     __slots__ = (
         "_began",
+        "_endpoint",
         "_send",
         "endpoint_id",
         "first_byte_at",
         "method",
+        "metrics",
         "org_id",
         "path",
         "receive",
         "request_id",
         "scope",
+        "streams",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, metrics: GatewayMetrics) -> None:
         self.scope = scope
         self.receive = receive
+        self.metrics = metrics
         self._send = send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -41,12 +52,20 @@ class Exchange:
         self.org_id = ""
         self.endpoint_id = ""
         self.first_byte_at = 0.0  # 0: nothing of an answer was sent
+        self.streams = False  # the answer comes token by token
+        self._endpoint: EndpointMetrics | None = None
         self._began = time.perf_counter()
 
     @property
     def id_header(self) -> Header:
         """The header of the answer by which its caller may ask about it."""
         return (b"x-request-id", self.request_id.encode())
+
+    def goes_to(self, route: Route) -> None:
+        """Note which endpoint is asked."""
+        self.endpoint_id = route.endpoint_id
+        self._endpoint = self.metrics.endpoint(route.routing_key)
+        self._endpoint.in_flight += 1
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
@@ -56,13 +75,26 @@ class Exchange:
 
     def over(self, status: int) -> None:
         """Note how it ended."""
+        seconds = time.perf_counter() - self._began
+        self.metrics.request(self.method, _template_of(self.path), status, seconds)
+        if self._endpoint is not None:
+            self._endpoint.in_flight -= 1
+            self._endpoint.duration.observe(seconds)
+            if self.streams:
+                self._endpoint.first_token.observe(self.first_byte_at - self._began)
         log.info(
             "inference",
             method=self.method,
             path=self.path if status != 404 else "",  # what nobody serves may hold anything
             status=int(status),
-            ms=round((time.perf_counter() - self._began) * 1000, 1),
+            ms=round(seconds * 1000, 1),
             request_id=self.request_id,
             org=self.org_id,
             endpoint=self.endpoint_id,
         )
+
+
+def _template_of(path: str) -> str:
+    if path in SERVED:
+        return path
+    return f"{MODELS}/{{model}}" if path.startswith(f"{MODELS}/") else ""

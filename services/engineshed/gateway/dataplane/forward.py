@@ -60,6 +60,7 @@ class Forwarder:
                 with self._balancer.occupying(replica.replica_id):
                     return await self._ask(replica, exchange, body)
             except _PassOver as passed:
+                exchange.metrics.passed_over += 1
                 refusal = passed.error or refusal
         raise refusal or recovering(route().routing_key)
 
@@ -79,7 +80,12 @@ class Forwarder:
                 await _pass(response, first, exchange)
                 return response.status
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            log.warning("replica unreachable", replica=replica.replica_id, error=repr(error))
+            log.warning(
+                "replica unreachable",
+                request_id=exchange.request_id,
+                replica=replica.replica_id,
+                error=repr(error),
+            )
             raise _PassOver from error
 
 
@@ -87,6 +93,7 @@ async def _pass(response: aiohttp.ClientResponse, first: bytes, exchange: Exchan
     """Send the answer, in the pieces in which it comes; `first` has come."""
     send, content = exchange.send, response.content
     headers = [*_passed(response.headers), exchange.id_header]
+    exchange.streams = response.content_type == EVENT_STREAM
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     chunk = first
     try:
@@ -94,8 +101,9 @@ async def _pass(response: aiohttp.ClientResponse, first: bytes, exchange: Exchan
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             chunk = await content.readany()
     except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        exchange.metrics.broken += 1
         log.warning("answer broken", request_id=exchange.request_id, error=repr(error))
-        if response.content_type == EVENT_STREAM:
+        if exchange.streams:
             event = b"data: " + _BROKEN.body() + b"\n\n"
             await send({"type": "http.response.body", "body": event, "more_body": True})
         return  # without the last part: the server then closes the connection in the middle
