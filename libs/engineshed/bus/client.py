@@ -27,6 +27,7 @@ from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 from engineshed.bus.errors import BusUnavailableError
 from engineshed.bus.metrics import BusMetrics
+from engineshed.runtime.tls import TlsPeer
 
 # Seconds.
 CALL_DEADLINE: Final = 5.0
@@ -70,7 +71,15 @@ class Bus:
     Make one with `await Bus.connect(…)`, end it with `close()`.
     """
 
-    def __init__(self, url: str, *, name: str, inbox_prefix: str | None, replicas: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        inbox_prefix: str | None,
+        replicas: int,
+        tls: TlsPeer | None,
+    ) -> None:
         parts = [urlsplit(server) for server in url.split(",")]
         if not all(part.hostname and part.scheme for part in parts):
             raise ValueError("a NATS URL looks like nats://user:password@host:port")
@@ -80,6 +89,7 @@ class Bus:
         self._servers = [f"{part.scheme}://{part.netloc.rpartition('@')[2]}" for part in parts]
         self._name = name
         self._replicas = replicas
+        self._tls = tls
         self._inbox_prefix = inbox_prefix or (f"_INBOX_{self._user}" if self._user else "_INBOX")
         self._connection: _Connection | None = None
         self._connections = 0
@@ -90,7 +100,13 @@ class Bus:
 
     @classmethod
     async def connect(
-        cls, url: str, *, name: str, inbox_prefix: str | None = None, replicas: int = 1
+        cls,
+        url: str,
+        *,
+        name: str,
+        inbox_prefix: str | None = None,
+        replicas: int = 1,
+        tls: TlsPeer | None = None,
     ) -> "Bus":
         """Return a bus that connects in the background, for ever, and again whenever it is lost.
 
@@ -101,12 +117,14 @@ class Bus:
             inbox_prefix: where replies are sent. By default `_INBOX_<user>`, since the broker lets
                 every user subscribe to its own only.
             replicas: how many nodes of a cluster keep each stream and bucket that this bus makes.
+            tls: the certificate to present, and who must answer. The broker must let clients begin
+                with the handshake (`handshake_first`), so that nothing is ever said in plain text.
 
         Raises:
             ValueError: `url` is none.
 
         """
-        bus = cls(url, name=name, inbox_prefix=inbox_prefix, replicas=replicas)
+        bus = cls(url, name=name, inbox_prefix=inbox_prefix, replicas=replicas, tls=tls)
         bus._start(bus._keep_connected())
         return bus
 
@@ -226,6 +244,13 @@ class Bus:
             if connection is self._connection:
                 log.warning("bus.error", error=repr(error))
 
+        secured: dict[str, Any] = {}
+        if self._tls is not None:  # the files are read for each connection: they may be new ones
+            secured = {
+                "tls": self._tls.files.client_context(),
+                "tls_hostname": self._tls.name,
+                "tls_handshake_first": True,
+            }
         async with asyncio.timeout(CONNECT_DEADLINE):
             await connection.client.connect(
                 self._servers,
@@ -240,6 +265,7 @@ class Bus:
                 closed_cb=on_closed,
                 error_cb=on_error,
                 flush_timeout=CALL_DEADLINE,
+                **secured,
             )
 
     async def _serve(self, connection: _Connection) -> None:

@@ -24,6 +24,7 @@ class Call:
     request_id: str
     traceparent: str = ""
     peer: str = ""
+    certified: frozenset[str] = frozenset()  # what the caller's certificate names
 
 
 _CURRENT: ContextVar[Call] = ContextVar("engineshed_call")

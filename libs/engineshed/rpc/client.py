@@ -8,6 +8,8 @@ import grpc
 from grpc.aio import ClientCallDetails, Metadata
 
 from engineshed.rpc.call import AUTHORIZATION, REQUEST_ID, request_id_of_context
+from engineshed.rpc.tls import channel_credentials
+from engineshed.runtime.tls import TlsPeer
 
 DEADLINE_SECONDS: Final = 10.0
 
@@ -34,7 +36,12 @@ Continuation = Callable[[ClientCallDetails, Any], Awaitable[Any]]
 
 
 def open_channel(
-    address: str, token: str | None, name: str, *, healthy: str = ""
+    address: str,
+    token: str | None,
+    name: str,
+    *,
+    healthy: str = "",
+    tls: TlsPeer | None = None,
 ) -> grpc.aio.Channel:
     """Open a channel to `address`, which calls in the name of the holder of `token`.
 
@@ -48,21 +55,23 @@ def open_channel(
         name: the calling service, for the other side's logs.
         healthy: the gRPC service that must be healthy at an address for calls to go there: of
             several schedulers only the one that leads says so.
+        tls: the certificate to present, and who must answer; None: plain text.
 
     """
     decorate = _Decorator(token)
-    return grpc.aio.insecure_channel(
+    options = [
+        *_OPTIONS,
+        ("grpc.primary_user_agent", f"engineshed-{name}"),
+        ("grpc.service_config", _service_config(healthy)),
+    ]
+    interceptors = [_UnaryUnary(decorate), _UnaryStream(decorate), _StreamStream(decorate)]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
+    return grpc.aio.secure_channel(
         address,
-        options=(
-            *_OPTIONS,
-            ("grpc.primary_user_agent", f"engineshed-{name}"),
-            ("grpc.service_config", _service_config(healthy)),
-        ),
-        interceptors=[
-            _UnaryUnary(decorate),
-            _UnaryStream(decorate),
-            _StreamStream(decorate),
-        ],
+        channel_credentials(tls.files),
+        [*options, ("grpc.default_authority", tls.name)],  # the name that is verified
+        interceptors=interceptors,
     )
 
 

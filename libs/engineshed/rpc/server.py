@@ -6,7 +6,7 @@ access table does not allow, validates the request, and gives errors their statu
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -35,7 +35,9 @@ from engineshed.rpc.call import (
 )
 from engineshed.rpc.metrics import RpcMetrics
 from engineshed.rpc.status import DETAILS_KEY, STATUS, error_from, to_status
+from engineshed.rpc.tls import names_of_peer, server_credentials
 from engineshed.rpc.validation import RequestValidator
+from engineshed.runtime.tls import Tls, part_name
 
 # The longest request is an agent's status, some hundred bytes a replica.
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
@@ -82,6 +84,8 @@ class RpcServer:
         authenticator: Authenticator,
         access: Mapping[str, Access],
         refusal: Callable[[], DomainError | None] = lambda: None,
+        *,
+        tls: Tls | None = None,
     ) -> None:
         """Prepare to listen on `listen` (host:port; port 0 takes a free one).
 
@@ -90,14 +94,20 @@ class RpcServer:
             authenticator: knows the callers.
             access: names every method that may be called; what it does not name is refused.
             refusal: asked before each call; what it returns refuses the call, whoever makes it.
+            tls: the server's certificate. Callers then must have one of the same authority, and a
+                service's token counts only beside the certificate of that service. None: plain
+                text.
 
         """
         self._listen = listen
+        self._tls = tls
         self._refusal = refusal
         self._stands_by = True
         self.metrics = RpcMetrics(access)
         self._server = grpc.aio.server(
-            interceptors=[_Gate(authenticator, access, self._refuse, self.metrics)],
+            interceptors=[
+                _Gate(authenticator, access, self._refuse, self.metrics, certified=tls is not None)
+            ],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -125,7 +135,10 @@ class RpcServer:
         On standby it refuses all calls until `take_over`. The server as a whole is healthy then,
         and each of its services is not: channels that look for a healthy service go elsewhere.
         """
-        port = self._server.add_insecure_port(self._listen)
+        if self._tls is None:
+            port = self._server.add_insecure_port(self._listen)
+        else:
+            port = self._server.add_secure_port(self._listen, server_credentials(self._tls))
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)  # the server as a whole
         for name in self._names:
@@ -159,7 +172,10 @@ class _Gate(grpc.aio.ServerInterceptor):
         access: Mapping[str, Access],
         refusal: Callable[[], DomainError | None],
         metrics: RpcMetrics,
+        *,
+        certified: bool,
     ) -> None:
+        self._certified = certified
         self._authenticator = authenticator
         self._access = access
         self._refusal = refusal
@@ -232,8 +248,11 @@ class _Gate(grpc.aio.ServerInterceptor):
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
         secret = _bearer(metadata)
         principal = await self._authenticator.authenticate(secret)
+        certified = names_of_peer(context)
+        if self._certified:
+            check_certificate(principal, certified)
         answer.call = Call(
-            principal, answer.request_id, metadata.get(TRACEPARENT, ""), context.peer()
+            principal, answer.request_id, metadata.get(TRACEPARENT, ""), context.peer(), certified
         )
         set_current_call(answer.call)
         bind_contextvars(org=principal.org_id)
@@ -313,6 +332,20 @@ class _Answer:
         status = to_status(error)
         trailing = ((REQUEST_ID, self.request_id), (DETAILS_KEY, status.SerializeToString()))
         await self._context.abort(code, status.message, trailing)
+
+
+def check_certificate(principal: Principal, names: Set[str]) -> None:
+    """Refuse a service's token that comes with another's certificate: it was stolen.
+
+    Raises:
+        ForbiddenError: none of `names`, which the certificate carries, is the service's.
+
+    """
+    if principal.is_service and part_name(principal.name) not in names:
+        raise ForbiddenError(
+            f"the token of {principal.name} needs a certificate that names "
+            f"{part_name(principal.name)}; this one names: {', '.join(sorted(names)) or 'nothing'}"
+        )
 
 
 def check_access(principal: Principal, method: str, access: Access | None) -> None:

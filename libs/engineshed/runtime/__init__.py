@@ -3,11 +3,12 @@
 from engineshed.runtime.files import write_private
 from engineshed.runtime.logs import configure_logging
 from engineshed.runtime.main import run, supervise
-from engineshed.runtime.settings import CommonSettings
+from engineshed.runtime.settings import CommonSettings, TlsSettings
 from engineshed.runtime.times import from_timestamp, to_timestamp, utc_now
 
 __all__ = [
     "CommonSettings",
+    "TlsSettings",
     "configure_logging",
     "from_timestamp",
     "run",

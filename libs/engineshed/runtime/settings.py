@@ -1,25 +1,68 @@
 """What every service is told through its environment."""
 
 from pathlib import Path
+from typing import Final, Self
 
-from pydantic import Field
+from pydantic import Field, FilePath, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from engineshed.runtime.tls import Tls, TlsPeer
 
-class CommonSettings(BaseSettings):
-    """Settings that all services share: `ENGINESHED_` and the field's name in capitals."""
+# Settings with a password in them; each may stand in a file that the setting `…_FILE` names.
+_SECRETS: Final = ("nats_url",)
+
+
+class TlsSettings(BaseSettings):
+    """The certificate of a process; without one everything is plain text."""
 
     model_config = SettingsConfigDict(env_prefix="ENGINESHED_", extra="ignore")
+
+    tls_cert_file: FilePath | None = Field(
+        default=None, description="This process's certificate, PEM, with the chain below it."
+    )
+    tls_key_file: FilePath | None = Field(default=None, description="The certificate's key, PEM.")
+    tls_ca_file: FilePath | None = Field(
+        default=None, description="The authority whose certificates the parts trust, PEM."
+    )
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        files = (self.tls_cert_file, self.tls_key_file, self.tls_ca_file)
+        if any(files) and not all(files):
+            raise ValueError(
+                "ENGINESHED_TLS_CERT_FILE, ENGINESHED_TLS_KEY_FILE and ENGINESHED_TLS_CA_FILE go "
+                "together: set all three, or none for plain text"
+            )
+        if tls := self.tls:
+            tls.check()
+        return self
+
+    @property
+    def tls(self) -> Tls | None:
+        """The files; None: plain text."""
+        if self.tls_cert_file and self.tls_key_file and self.tls_ca_file:
+            return Tls(self.tls_cert_file, self.tls_key_file, self.tls_ca_file)
+        return None
+
+    def tls_to(self, part: str) -> TlsPeer | None:
+        """Return how to dial `part`; None: in plain text."""
+        return self.tls.to(part) if self.tls else None
+
+
+class CommonSettings(TlsSettings):
+    """Settings that all services share: `ENGINESHED_` and the field's name in capitals."""
 
     state_dir: Path = Field(description="Where the service keeps its files; absolute.")
     listen: str = Field(default="127.0.0.1:0", description="host:port of the service's own server.")
     nats_url: str = Field(default="nats://127.0.0.1:4222", description="With user and password.")
+    nats_url_file: FilePath | None = Field(default=None, description="Holds NATS_URL instead.")
     nats_replicas: int = Field(
         default=1, ge=1, le=5, description="How many nodes of a NATS cluster keep a new stream."
     )
     catalog_address: str = Field(default="127.0.0.1:7001", description="host:port of the catalog.")
     scheduler_address: str = Field(
-        default="127.0.0.1:7002", description="host:port of the scheduler."
+        default="127.0.0.1:7002",
+        description="host:port of the scheduler; of several, a gRPC target with all of them.",
     )
     service_token_file: Path = Field(description="The service's own token, for calls to others.")
     services_file: Path = Field(description="services.json: names and token hashes of services.")
@@ -31,6 +74,14 @@ class CommonSettings(BaseSettings):
     metrics_token_file: Path | None = Field(
         default=None, description="The bearer token that GET /metrics asks for."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in _SECRETS:
+            if file := values.get(f"{name}_file"):
+                values = {**values, name: Path(str(file)).read_text().strip()}
+        return values
 
     def service_token(self) -> str:
         """Return the service's own token."""

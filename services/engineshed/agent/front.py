@@ -10,6 +10,7 @@ import structlog
 from engineshed.api.replica.v1 import replica_service_pb2 as replica_pb
 from engineshed.api.replica.v1.replica_service_pb2_grpc import ReplicaServiceStub
 from engineshed.rpc import open_channel
+from engineshed.runtime.tls import TlsPeer
 
 DEADLINE_SECONDS: Final = 10.0
 """For every question. `life.MISSED_POLLS` of them in a row end the front."""
@@ -27,13 +28,18 @@ class Front:
     """One front, as far as it answers."""
 
     def __init__(
-        self, replica_id: str, address: str, secret: str, changed: Callable[[], None]
+        self,
+        replica_id: str,
+        address: str,
+        secret: str,
+        changed: Callable[[], None],
+        tls: TlsPeer | None = None,
     ) -> None:
         """Ask the front at `address`; `changed` is called when it says something new."""
         self.address = address
         self._replica_id = replica_id
         self._changed = changed
-        self._channel = open_channel(address, secret, "agent")
+        self._channel = open_channel(address, secret, "agent", tls=tls)
         self._stub = ReplicaServiceStub(self._channel)
         self._answer = replica_pb.GetStatusResponse()
         self._missed = 0

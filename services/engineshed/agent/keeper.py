@@ -27,6 +27,7 @@ from engineshed.agent.watch import Watch
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaStatus
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 from engineshed.processes import ProcessIdentity
+from engineshed.runtime.tls import TlsPeer
 
 LOOK_SECONDS: Final = 0.25
 """How soon the end of a process is noticed."""
@@ -54,6 +55,8 @@ class Means:
     front: Sequence[str]
     """The program of a front."""
     boot_id: str
+    tls: TlsPeer | None = None
+    """How to dial fronts, which have the agent's certificate; None: in plain text."""
 
 
 class Keeper:
@@ -80,7 +83,7 @@ class Keeper:
         self._preparation: asyncio.Task[Engine] | None = None
         self._progress = Progress(Replica.STATE_FETCHING, 0.0, "")
         self._child: subprocess.Popen[bytes] | None = None
-        self._watch = Watch(directory, self._wake.set)
+        self._watch = Watch(directory, self._wake.set, means.tls)
         self._watched = False  # its front was seen alive
         self._log = log.bind(replica_id=record.replica_id, endpoint_id=record.endpoint_id)
 

@@ -60,18 +60,23 @@ async def serve(
         node = NodeFile(settings.folder)
         builds = Builds(settings.folder / "engines", settings.folder / "builds")
         await asyncio.to_thread(builds.sweep)
-        bus = await Bus.connect(settings.nats_url, name="agent")
+        bus = await Bus.connect(settings.nats_url, name="agent", tls=settings.tls_to("nats"))
         logs = LogShipper(bus)
         means = Means(
             workshop=_workshop(settings, inventory, builds, backends),
             claims=Claims(),
             front=front,
             boot_id=processes.boot_id(),
+            tls=settings.tls_to("agent"),
         )
         reconciler = Reconciler(settings.folder / "replicas", means, node, logs)
         await reconciler.adopt()
         channel = open_channel(
-            settings.scheduler_address, settings.service_token(), "agent", healthy=LEADER
+            settings.scheduler_address,
+            settings.service_token(),
+            "agent",
+            healthy=LEADER,
+            tls=settings.tls_to("scheduler"),
         )
         hello = Hello(
             node_id=node.node_id,

@@ -39,8 +39,9 @@ TRITON_LOG: Final = "triton.log"
 _RECORD: Final = "record.json"
 _SPEC: Final = "spec.json"
 _STATUS: Final = "status.json"
-# Settings of ours that a replica may see; all others stay out of it: some are credentials.
-_PASSED_ON: Final = ("ENGINESHED_TORCH_", "ENGINESHED_STATE_DIR")
+# Settings of ours that a replica may see; all others stay out of it: some are credentials. Its
+# front is part of the agent to others: it shows the agent's certificate.
+_PASSED_ON: Final = ("ENGINESHED_TORCH_", "ENGINESHED_STATE_DIR", "ENGINESHED_TLS_")
 
 log = structlog.get_logger()
 

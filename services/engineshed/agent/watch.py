@@ -9,6 +9,7 @@ from engineshed.agent.front import Front
 from engineshed.agent.replicas import ReplicaDirectory
 from engineshed.api.replica.v1 import replica_service_pb2 as replica_pb
 from engineshed.processes import ProcessIdentity, family
+from engineshed.runtime.tls import TlsPeer
 
 _LONGEST_STEP: Final = 2.0
 """Seconds that count at most between two looks: this process may have been stopped in between."""
@@ -18,8 +19,11 @@ _ENDING: Final = frozenset({replica_pb.PHASE_FAILED, replica_pb.PHASE_STOPPED})
 class Watch:
     """What is known of one front."""
 
-    def __init__(self, directory: ReplicaDirectory, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, directory: ReplicaDirectory, wake: Callable[[], None], tls: TlsPeer | None
+    ) -> None:
         """Watch the front of the replica in `directory`; `wake` is called when it says news."""
+        self._tls = tls
         self._directory = directory
         self._wake = wake
         self._front: Front | None = None
@@ -90,7 +94,7 @@ class Watch:
     async def _listen_to(self, address: str) -> None:
         spec = await asyncio.to_thread(self._directory.spec)
         assert spec is not None, "a front is started with a spec"
-        self._front = Front(self._directory.replica_id, address, spec.secret, self._wake)
+        self._front = Front(self._directory.replica_id, address, spec.secret, self._wake, self._tls)
 
     def _count_silence(self, now: float) -> None:
         listens = self._front is not None and self.phase not in _ENDING

@@ -52,11 +52,20 @@ async def main(stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     settings = CatalogSettings()
     configure_logging(SERVICE, settings.log_level)
-    store = await CatalogStore.open(settings.database_url)
-    bus = await Bus.connect(settings.nats_url, name=SERVICE, replicas=settings.nats_replicas)
+    store = await CatalogStore.open(settings.store_url(SERVICE))
+    bus = await Bus.connect(
+        settings.nats_url,
+        name=SERVICE,
+        replicas=settings.nats_replicas,
+        tls=settings.tls_to("nats"),
+    )
     bus.on_connect(lambda: ensure_streams(bus))
     scheduler = open_channel(
-        settings.scheduler_address, settings.service_token(), SERVICE, healthy=LEADER
+        settings.scheduler_address,
+        settings.service_token(),
+        SERVICE,
+        healthy=LEADER,
+        tls=settings.tls_to("scheduler"),
     )
     try:
         await _serve(settings, store, bus, scheduler, stop)
@@ -90,7 +99,8 @@ async def _serve(
         interval_s=settings.orphan_check_interval_s,
     )
     services = ServiceTokens.load(settings.services_file)
-    server = RpcServer(settings.listen, StoreAuthenticator(services, store), ACCESS)
+    authenticator = StoreAuthenticator(services, store)
+    server = RpcServer(settings.listen, authenticator, ACCESS, tls=settings.tls)
     server.add(add_OrganizationServiceServicer_to_server, OrganizationServicer(store))
     server.add(add_TokenServiceServicer_to_server, TokenServicer(store))
     checkpoints = CheckpointServicer(store, registrar, sources.open)

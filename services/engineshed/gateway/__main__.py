@@ -29,16 +29,28 @@ async def serve(stop: asyncio.Event) -> None:
     configure_logging("gateway", settings.log_level)
     copies = settings.state_dir / "gateway"
     await asyncio.to_thread(_make_private, copies)
-    bus = await Bus.connect(settings.nats_url, name="gateway", inbox_prefix="_INBOX_gateway")
+    bus = await Bus.connect(settings.nats_url, name="gateway", tls=settings.tls_to("nats"))
     metrics = GatewayMetrics()
     routes = Routes(bus, copies / "routes.json", gone=metrics.forget)
     tokens = KeyValueWatcher(bus, TOKENS, copy=copies / "tokens.json")
     own_token = settings.service_token()
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        keepalive_timeout=30,
+        ssl=settings.tls.client_context() if settings.tls else True,
+    )
     async with (
-        open_channel(settings.catalog_address, own_token, "gateway") as catalog,
-        open_channel(settings.scheduler_address, own_token, "gateway", healthy=LEADER) as scheduler,
+        open_channel(
+            settings.catalog_address, own_token, "gateway", tls=settings.tls_to("catalog")
+        ) as catalog,
+        open_channel(
+            settings.scheduler_address,
+            own_token,
+            "gateway",
+            healthy=LEADER,
+            tls=settings.tls_to("scheduler"),
+        ) as scheduler,
         aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False
         ) as session,

@@ -36,6 +36,8 @@ async def serve_http(app: Asgi, settings: Settings) -> None:
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.drain_seconds,
+            ssl_certfile=settings.http_tls_cert_file,
+            ssl_keyfile=settings.http_tls_key_file,
         )
     )
     log.info("ready", address=f"{settings.http_host}:{settings.http_port}")

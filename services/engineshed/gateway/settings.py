@@ -1,6 +1,8 @@
 """What the gateway is told through its environment."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, FilePath, model_validator
 
 from engineshed.runtime import CommonSettings
 
@@ -10,6 +12,10 @@ class Settings(CommonSettings):
 
     http_host: str = Field(default="127.0.0.1", description="The address to listen on.")
     http_port: int = Field(default=8080, description="The port to listen on.")
+    http_tls_cert_file: FilePath | None = Field(
+        default=None, description="The certificate of the public port; without it: plain HTTP."
+    )
+    http_tls_key_file: FilePath | None = Field(default=None, description="Its key.")
     public_host: str = Field(
         default="localhost:8080",
         description="Host and port that callers use; endpoints' own names are below it.",
@@ -21,3 +27,12 @@ class Settings(CommonSettings):
         default=86_400,
         description="How old the copy of tokens may be while the broker cannot be reached.",
     )
+
+    @model_validator(mode="after")
+    def _check_http_tls(self) -> Self:
+        if bool(self.http_tls_cert_file) != bool(self.http_tls_key_file):
+            raise ValueError(
+                "ENGINESHED_HTTP_TLS_CERT_FILE and ENGINESHED_HTTP_TLS_KEY_FILE go together: set "
+                "both, or none for plain HTTP"
+            )
+        return self

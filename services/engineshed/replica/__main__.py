@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from engineshed.api.replica.v1.replica_service_pb2 import Phase
-from engineshed.runtime import configure_logging, run
+from engineshed.runtime import TlsSettings, configure_logging, run
 from engineshed.triton.engine import EngineManifest, EngineManifestError
 
 _INVALID = 2
@@ -66,7 +66,7 @@ def _run(directory: Path) -> int:
 
     async def live(stop: asyncio.Event) -> None:
         nonlocal exit_status
-        exit_status = await Front(directory, spec, manifest, status).run(stop)
+        exit_status = await Front(directory, spec, manifest, status, TlsSettings().tls).run(stop)
 
     run(live)
     return exit_status

@@ -30,6 +30,7 @@ from engineshed.replica.triton import LOG_NAME, TritonServer
 from engineshed.replica.web import WebServer
 from engineshed.rpc import RpcServer
 from engineshed.runtime import supervise
+from engineshed.runtime.tls import Tls
 from engineshed.triton.engine import EngineManifest
 
 _FIRST_ANSWER_SECONDS: Final = 600
@@ -44,7 +45,12 @@ class Front:
     """One replica; run it once."""
 
     def __init__(
-        self, directory: Path, spec: ReplicaSpec, manifest: EngineManifest, status: Status
+        self,
+        directory: Path,
+        spec: ReplicaSpec,
+        manifest: EngineManifest,
+        status: Status,
+        tls: Tls | None,
     ) -> None:
         self._directory = directory
         self._spec = spec
@@ -55,9 +61,9 @@ class Front:
         )
         self._metrics = Metrics(spec.routing_key, self._admission)
         self._api = Api(spec.routing_key, spec.secret, self._admission, self._metrics)
-        self._web = WebServer(self._api, spec.listen_host)
+        self._web = WebServer(self._api, spec.listen_host, tls)
         self._rpc = RpcServer(
-            f"{self._web.host}:0", SecretAuthenticator(spec.secret), access=ACCESS
+            f"{self._web.host}:0", SecretAuthenticator(spec.secret), access=ACCESS, tls=tls
         )
         self._rpc.add(add_ReplicaServiceServicer_to_server, ReplicaServicer(self))
         self._triton: TritonServer | None = None

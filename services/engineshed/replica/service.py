@@ -15,11 +15,11 @@ from engineshed.rpc import Access
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-_HOLDER: Final = "holder"
-"""Whoever holds the replica's secret."""
+_AGENT: Final = "agent"
+"""Whoever holds the replica's secret counts as it; with TLS its certificate must say so, too."""
 _SERVICE: Final = "/engineshed.api.replica.v1.ReplicaService"
 ACCESS: Final[Mapping[str, Access]] = {
-    f"{_SERVICE}/{method}": Access(scope=None, services=frozenset({_HOLDER}))
+    f"{_SERVICE}/{method}": Access(scope=None, services=frozenset({_AGENT}))
     for method in ("GetStatus", "Drain", "GetMetrics")
 }
 
@@ -39,7 +39,7 @@ class SecretAuthenticator:
         """
         if not hmac.compare_digest(secret.encode(), self._secret):
             raise UnauthenticatedError("this is not the secret of this replica")
-        return Principal(_HOLDER, ids.PLATFORM, frozenset(), is_service=True)
+        return Principal(_AGENT, ids.PLATFORM, frozenset(), is_service=True)
 
 
 class Controls(Protocol):

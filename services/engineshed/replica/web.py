@@ -9,6 +9,7 @@ from typing import Final
 import uvicorn
 
 from engineshed.replica.api import Api
+from engineshed.runtime.tls import Tls
 
 _KEEP_ALIVE_SECONDS: Final = 120
 """Longer than clients keep an idle connection, so that none is closed while it is used again."""
@@ -25,10 +26,12 @@ class WebServer:
 
     """
 
-    def __init__(self, api: Api, host: str) -> None:
+    def __init__(self, api: Api, host: str, tls: Tls | None = None) -> None:
+        """Listen on `host`; with `tls`, callers need a certificate of its authority."""
         self._socket = socket.create_server((host, 0), family=_family(host), backlog=_BACKLOG)
         self.host = f"[{host}]" if ":" in host else host
-        self.url = f"http://{self.host}:{self._socket.getsockname()[1]}"
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://{self.host}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             api,
             http="httptools",
@@ -41,6 +44,7 @@ class WebServer:
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_CLOSE_SECONDS,
+            ssl_context_factory=(lambda *_: tls.server_context()) if tls else None,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None

@@ -53,10 +53,20 @@ async def main(stop: asyncio.Event) -> None:
     settings = SchedulerSettings()
     configure_logging(SERVICE, settings.log_level)
     secrets = ReplicaSecrets.load(settings.replica_key_file)
-    store = await open_store(settings.database_url)
-    bus = await Bus.connect(settings.nats_url, name=SERVICE, replicas=settings.nats_replicas)
+    store = await open_store(settings.store_url(SERVICE))
+    bus = await Bus.connect(
+        settings.nats_url,
+        name=SERVICE,
+        replicas=settings.nats_replicas,
+        tls=settings.tls_to("nats"),
+    )
     bus.on_connect(lambda: ensure_streams(bus))
-    channel = open_channel(settings.catalog_address, settings.service_token(), SERVICE)
+    channel = open_channel(
+        settings.catalog_address,
+        settings.service_token(),
+        SERVICE,
+        tls=settings.tls_to("catalog"),
+    )
     try:
         await _serve(settings, secrets, store, bus, channel, stop)
     finally:
@@ -80,7 +90,7 @@ async def _serve(
     authenticator = TokenDirectory(
         ServiceTokens.load(settings.services_file), tokens.entries, catalog.introspect
     )
-    server = RpcServer(settings.listen, authenticator, ACCESS, leadership.refusal)
+    server = RpcServer(settings.listen, authenticator, ACCESS, leadership.refusal, tls=settings.tls)
     exposition = Exposition(
         SERVICE, LeaderMetrics(leadership), server.metrics, store.metrics, bus.metrics
     )
