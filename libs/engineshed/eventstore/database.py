@@ -4,7 +4,7 @@ What makes each kind safe is in `sqlite.py` and `postgresql.py`.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -33,7 +33,7 @@ class Database:
 
     writer: Engine  # one connection, for `write`
     reader: Engine  # `READERS` connections that can only read, each transaction one snapshot
-    failed: Callable[[DBAPIError], bool]  # tells whether it is to blame, not what it was asked
+    failure: Callable[[DBAPIError], str | None]  # how it failed; None: what it was asked is wrong
     claim: Callable[[Connection], None]  # keeps others from changing tables, until the commit
 
     def read(self, fn: Callable[[Connection], T]) -> T:
@@ -43,7 +43,7 @@ class Database:
             StoreUnavailableError: the database does not answer.
 
         """
-        with self._failures_named("it cannot be read"):
+        with self._failures_named("cannot be read now"):
             try:
                 return self._read_once(fn)
             except DBAPIError as error:
@@ -64,13 +64,14 @@ class Database:
             CommitInterruptedError: nobody knows whether it was written.
 
         """
-        with self._failures_named("it takes no writes"):
+        with self._failures_named("takes no writes now"):
             connection, transaction = self._begin()
             with connection:
                 try:
                     yield connection
                 except BaseException:
-                    transaction.rollback()
+                    with suppress(DBAPIError):  # then it is undone anyway
+                        transaction.rollback()
                     raise
                 try:
                     transaction.commit()
@@ -96,22 +97,18 @@ class Database:
 
     @contextmanager
     def _failures_named(self, what: str) -> Iterator[None]:
-        """Raise StoreUnavailableError where the database failed; callers get no more than that."""
+        """Raise StoreUnavailableError where the database failed, not what it was asked."""
         try:
             yield
         except DBAPIError as error:
-            if not self.failed(error):
+            failure = self.failure(error)
+            if failure is None:
                 raise
-            reason = _reason(error)
-            _log.warning("database failed", what=what, reason=reason)
-            raise StoreUnavailableError(f"the database failed: {what} ({reason})") from error
+            # Callers need not know where the server is; its operator does.
+            _log.warning("database failed", error=" ".join(str(error.orig).split()))
+            raise StoreUnavailableError(f"the database {what}: {failure}") from error
 
     def close(self) -> None:
         """Close all connections."""
         self.reader.dispose()
         self.writer.dispose()
-
-
-def _reason(error: DBAPIError) -> str:
-    """Return the driver's words, on one line; they hold no password and no parameters."""
-    return " ".join(str(error.orig).split())

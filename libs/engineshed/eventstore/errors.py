@@ -36,7 +36,7 @@ class EventTooLargeError(DomainError):
 
 
 class StoreUnavailableError(DomainError):
-    """The database takes no writes now (full disk, locked, gone); nothing was written."""
+    """The database does not answer or takes no writes now (full disk, locked, gone)."""
 
     kind = Kind.UNAVAILABLE
     reason = "STORE_UNAVAILABLE"

@@ -1,5 +1,7 @@
 """One command on one stream: load, decide, append; once more when somebody was quicker."""
 
+import asyncio
+import random
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -13,6 +15,9 @@ S = TypeVar("S")
 
 # Each conflict means that another command on the same stream got through.
 _ATTEMPTS: Final = 32
+
+# Two processes that take turns at a lock would otherwise go on in step, and one always be late.
+_LONGEST_PAUSE_S: Final = 0.02
 
 
 async def handle(
@@ -52,6 +57,8 @@ async def handle(
         except StreamConflictError:
             if attempt == _ATTEMPTS:
                 raise
+            if attempt > 1:
+                await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_S))  # noqa: S311 - no secret
         else:
             return fold([*history, *recorded]), recorded
     raise AssertionError("the last attempt returns or raises")

@@ -55,6 +55,12 @@ def stream_version(connection: Connection, name: str) -> int:
     return connection.scalar(query) or 0
 
 
+def has_event(connection: Connection, event_id: str) -> bool:
+    """Tell whether an event was recorded."""
+    query = select(events.c.position).where(events.c.event_id == event_id)
+    return connection.scalar(query) is not None
+
+
 def head_position(connection: Connection) -> int:
     """Return the last position of the log; 0 when it is empty."""
     position: int = connection.scalars(select(log_head.c.position)).one()

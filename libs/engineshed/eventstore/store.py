@@ -8,13 +8,15 @@ from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Final, Self, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, MetaData, insert, select
+import structlog
+from sqlalchemy import Connection, MetaData
 
 from engineshed.eventstore import reading
-from engineshed.eventstore.database import READERS, Database, open_database
+from engineshed.eventstore.database import READERS, Database
+from engineshed.eventstore.errors import StoreUnavailableError
 from engineshed.eventstore.metrics import StoreMetrics
 from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
-from engineshed.eventstore.schema import LOG, log_head
+from engineshed.eventstore.opening import open_database, prepare
 from engineshed.eventstore.writer import Change, Outcome, Project, Write, Writer
 
 T = TypeVar("T")
@@ -28,8 +30,15 @@ _PAGE: Final = 500
 # How soon a follower sees what another process committed; commits of this process wake it at once.
 _POLL_S: Final = 1.0
 
+# How soon a database that did not answer is asked again.
+_RETRY_S: Final = 1.0
+
+# No call waits longer; the database has given up before, unless it hangs altogether.
+_LONGEST_S: Final = 45.0
+
 _Waiting: TypeAlias = tuple[Change, asyncio.Future[list[RecordedEvent]]]
 
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
 _STREAM: Final = re.compile(r"[a-z]+/[A-Za-z0-9_-]+")
 _ORG: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -37,6 +46,10 @@ _ORG: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _no_answer() -> StoreUnavailableError:
+    return StoreUnavailableError(f"the database has not answered within {_LONGEST_S:g} s")
 
 
 def _check(append: StreamAppend) -> None:
@@ -79,11 +92,14 @@ class EventStore:
         project: Project | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> Self:
-        """Open the store at an SQLAlchemy URL; tables that are missing are created.
+        """Open the store; tables that are missing are created.
+
+        While the database does not answer, this waits for it and says so in the log.
 
         Args:
-            url: where, e.g. `sqlite:////var/lib/engineshed/catalog.db`.
-            service: whose store it is, e.g. `catalog`.
+            url: where, e.g. `sqlite:////var/lib/engineshed/catalog.db` or
+                `postgresql://user:password@host/database`.
+            service: whose store it is, e.g. `catalog`; on PostgreSQL the schema's name, too.
             metadata: the tables of the service's read models.
             project: brings the read models up to date with one event, in the transaction that
                 records it. It runs in the writer's thread and must do nothing but write to its
@@ -95,20 +111,15 @@ class EventStore:
             ValueError: the URL names a database that is not supported.
 
         """
-
-        def opened() -> tuple[Database, int]:
-            database = open_database(url)
-            with database.writer.begin() as connection:
-                LOG.create_all(connection)
-                if metadata is not None:
-                    metadata.create_all(connection)
-                position = connection.scalar(select(log_head.c.position))
-                if position is None:
-                    connection.execute(insert(log_head), {"id": 1, "position": 0, "recorded_at": 0})
-            return database, position or 0
-
-        database, position = await asyncio.to_thread(opened)
-        return cls(service, database, Writer(database, project, clock), position)
+        database = await asyncio.to_thread(open_database, url, service)
+        while True:
+            try:
+                position = await asyncio.to_thread(prepare, database, metadata)
+            except StoreUnavailableError as error:
+                _log.warning("waiting for the database", service=service, error=error.message)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return cls(service, database, Writer(database, project, clock), position)
 
     @property
     def known_position(self) -> int:
@@ -131,6 +142,7 @@ class EventStore:
             appends: what to add to which streams.
             idempotency: the request that caused it; a second append for it is refused.
             write: writes more rows, after `project`; under the same conditions as `project`.
+                Without events beside it, it must be something that can be repeated.
 
         Raises:
             StreamConflictError: a stream is not at its expected version.
@@ -219,10 +231,17 @@ class EventStore:
     async def follow_pages(
         self, after_position: int, selection: Selection
     ) -> AsyncGenerator[list[RecordedEvent]]:
-        """Yield what `follow` does in lists; an empty one at least once in `_POLL_S`."""
+        """Yield what `follow` does in lists; an empty one at least once in `_POLL_S`.
+
+        While the database does not answer, there is nothing new.
+        """
         while True:
             committed = self._committed  # before the read: a commit during it counts
-            page = await self._page(after_position, _PAGE, selection)
+            try:
+                page = await self._page(after_position, _PAGE, selection)
+            except StoreUnavailableError as error:
+                _log.warning("following later", service=self.service, error=error.message)
+                page = reading.Page([], after_position)
             after_position = page.through
             yield page.events
             if len(page.events) < _PAGE:
@@ -231,14 +250,21 @@ class EventStore:
                         await committed.wait()
 
     async def query(self, fn: Callable[[Connection], T]) -> T:
-        """Return what `fn` reads; it runs in a thread, on one snapshot, and cannot write."""
+        """Return what `fn` reads; it runs in a thread, on one snapshot, and cannot write.
+
+        It is called again when the connection turns out to be broken.
+
+        Raises:
+            StoreUnavailableError: the database does not answer.
+
+        """
         self._require_open()
-
-        def read() -> T:
-            with self._database.reader.connect() as connection:
-                return fn(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._read_threads, read)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                return await loop.run_in_executor(self._read_threads, self._database.read, fn)
+        except TimeoutError as error:
+            raise _no_answer() from error
 
     async def last_position(self) -> int:
         """Return the last position of the log; 0 when it is empty."""
@@ -283,7 +309,12 @@ class EventStore:
         began = loop.time()
         outcomes: Sequence[Outcome]
         try:
-            outcomes = await loop.run_in_executor(self._write_thread, self._writer.commit, changes)
+            async with asyncio.timeout(_LONGEST_S):
+                outcomes = await loop.run_in_executor(
+                    self._write_thread, self._writer.commit, changes
+                )
+        except TimeoutError:
+            outcomes = [_no_answer()] * len(batch)
         except Exception as error:  # noqa: BLE001 - everybody who waits gets it
             outcomes = [error] * len(batch)
         self.metrics.note(outcomes, loop.time() - began)

@@ -4,20 +4,24 @@ All of it runs in one thread. Nothing is read before the insert: the keys of the
 conflicts. When that makes a batch fail, it is rolled back and its changes are tried one by one,
 each in a savepoint, so that a refused one costs its neighbours nothing; only then is it worth
 reading why.
+
+When the connection breaks during a commit, the log itself tells whether it was written: whoever
+holds the head of the log knows that the broken transaction has ended, one way or the other.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from sqlalchemy import Connection, insert, select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from engineshed import ids
 from engineshed.eventstore import codec, reading, schema
-from engineshed.eventstore.database import Database, database_failed
+from engineshed.eventstore.database import CommitInterruptedError, Database
 from engineshed.eventstore.errors import (
     NotLeaderError,
     RequestRepeatedError,
@@ -28,6 +32,10 @@ from engineshed.eventstore.model import Idempotency, RecordedEvent, StreamAppend
 
 Project: TypeAlias = Callable[[Connection, RecordedEvent], None]
 Write: TypeAlias = Callable[[Connection], None]
+
+# How long, after a commit was interrupted, the database may take to come back and tell.
+_DOUBT_S: Final = 10.0
+_ASK_AGAIN_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,47 +87,71 @@ class Writer:
             return self._one_by_one(batch)
 
     def _together(self, batch: Sequence[Change]) -> Sequence[list[RecordedEvent]]:
-        with self._transaction() as (connection, head):
-            return self._write(connection, head, batch)
+        recorded: list[list[RecordedEvent]] = []
+        try:
+            with self._transaction() as (connection, head):
+                recorded = self._write(connection, head, batch)
+        except CommitInterruptedError:
+            self._require_written(recorded)
+        return recorded
 
     def _one_by_one(self, batch: Sequence[Change]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
             with self._transaction() as (connection, head):
                 for change in batch:
-                    savepoint = connection.begin_nested()
-                    try:
-                        _refuse(connection, change)
-                        (recorded,) = self._write(connection, head, [change])
-                    except Exception as error:
-                        if database_failed(error):
-                            raise
-                        savepoint.rollback()  # raises if the database has undone everything
-                        outcomes.append(error)
-                    else:
-                        savepoint.commit()
-                        outcomes.append(recorded)
-                        head = _Head(head.position + len(recorded), head.moment)
-        except OperationalError as error:
-            raise StoreUnavailableError(f"the database takes no writes: {error.orig}") from error
+                    outcome = self._alone(connection, head, change)
+                    outcomes.append(outcome)
+                    if isinstance(outcome, list):
+                        head = _Head(head.position + len(outcome), head.moment)
+        except CommitInterruptedError:
+            self._require_written([one for one in outcomes if isinstance(one, list)])
         return outcomes
+
+    def _alone(self, connection: Connection, head: _Head, change: Change) -> Outcome:
+        savepoint = connection.begin_nested()
+        try:
+            _refuse(connection, change)
+            (recorded,) = self._write(connection, head, [change])
+        except Exception as error:
+            if isinstance(error, DBAPIError) and self._database.failure(error):
+                raise
+            savepoint.rollback()  # raises if the database has undone everything
+            return error
+        savepoint.commit()
+        return recorded
 
     @contextmanager
     def _transaction(self) -> Iterator[tuple[Connection, _Head]]:
         """Hold the head of the log, so that no other writer gives positions, until the commit."""
-        connection = self._database.writer.connect()
-        with connection:
+        with self._database.write() as connection:
+            position, moment, term = connection.execute(_LOCK_HEAD).one()
+            if self.term not in (None, term):
+                raise NotLeaderError(f"term {self.term} is over; this is term {term}")
+            yield connection, _Head(position, max(moment, codec.to_moment(self._clock())))
+
+    def _require_written(self, recorded: Sequence[Sequence[RecordedEvent]]) -> None:
+        """Find out whether an interrupted commit, of all of `recorded`, has happened.
+
+        Raises:
+            StoreUnavailableError: it has not, or nobody can tell.
+
+        """
+        event_id = next((group[0].event_id for group in recorded if group), None)
+        deadline = time.monotonic() + _DOUBT_S
+        while event_id is not None:
             try:
-                transaction = connection.begin()
-                position, moment, term = connection.execute(_LOCK_HEAD).one()
-            except OperationalError as error:
-                raise StoreUnavailableError(
-                    f"the database takes no writes: {error.orig}"
-                ) from error
-            with transaction:
-                if self.term not in (None, term):
-                    raise NotLeaderError(f"term {self.term} is over; this is term {term}")
-                yield connection, _Head(position, max(moment, codec.to_moment(self._clock())))
+                with self._transaction() as (connection, _):
+                    written = reading.has_event(connection, event_id)
+            except StoreUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_ASK_AGAIN_S)
+            else:
+                if written:
+                    return
+                break
+        raise StoreUnavailableError("the connection to the database broke; try again")
 
     def _write(
         self, connection: Connection, head: _Head, changes: Sequence[Change]

@@ -8,10 +8,10 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from engineshed.runtime import CommonSettings
+from engineshed.eventstore.settings import StoreSettings
 
 
-class CatalogSettings(CommonSettings):
+class CatalogSettings(StoreSettings):
     """Settings of the catalog beside the common ones."""
 
     bootstrap_token_file: Path | None = Field(
@@ -69,8 +69,3 @@ class CatalogSettings(CommonSettings):
         if self.artifact_store:
             return Path(unquote(urlsplit(self.artifact_store).path))
         return self.state_dir / "artifacts"
-
-    @property
-    def database_url(self) -> str:
-        """Where the catalog's event store is."""
-        return f"sqlite:///{self.state_dir / 'catalog.db'}"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from engineshed.runtime import CommonSettings
+from engineshed.eventstore.settings import StoreSettings
 
 
-class SchedulerSettings(CommonSettings):
+class SchedulerSettings(StoreSettings):
     """Settings of the scheduler beside the common ones."""
 
     replica_key_file: Path = Field(description="The key that replicas' secrets are derived from.")
@@ -29,11 +29,6 @@ class SchedulerSettings(CommonSettings):
     checkpoint_poll_s: float = Field(
         default=3.0, gt=0, description="Seconds between two questions after awaited checkpoints."
     )
-
-    @property
-    def database_url(self) -> str:
-        """Where the scheduler's event store is."""
-        return f"sqlite:///{self.state_dir / 'scheduler.db'}"
 
     @property
     def drain_timeout(self) -> timedelta:

@@ -5,8 +5,10 @@ stream in the same transaction, to one that all such processes share.
 """
 
 import asyncio
+import random
 import sys
 
+import structlog
 from google.protobuf.wrappers_pb2 import StringValue
 
 from engineshed.eventstore import (
@@ -21,6 +23,7 @@ _WRITERS = 4
 
 
 async def main(url: str, name: str) -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     store = await EventStore.open(url, service="test")
     await asyncio.gather(*(_append_for_ever(store, f"{name}{n}") for n in range(_WRITERS)))
 
@@ -39,6 +42,8 @@ async def _append_for_ever(store: EventStore, name: str) -> None:
                 idempotency=request,
             )
         except StreamConflictError:
+            # Who always reads while others write would always come too late.
+            await asyncio.sleep(random.uniform(0, 0.02))
             continue
         own += 1
         sys.stdout.writelines(f"{one.position} {one.event_id}\n" for one in recorded)

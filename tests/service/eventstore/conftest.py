@@ -1,19 +1,29 @@
 """The contract of an event store runs once for each database; add a kind to `database_url`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.service.eventstore.servers import PostgresServer
 
 from engineshed.eventstore import EventStore
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database, for this test alone."""
     match request.param:
         case "sqlite":
             return f"sqlite:///{tmp_path}/store.db"
+        case "postgresql":
+            server: PostgresServer = request.getfixturevalue("postgres_server")
+            return server.new_database()
         case other:
             raise ValueError(other)
 

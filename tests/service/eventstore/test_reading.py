@@ -9,12 +9,12 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 from sqlalchemy import Connection, text, update
-from sqlalchemy.exc import DBAPIError
 
 from engineshed.eventstore import (
     EventStore,
     Metadata,
     RecordedEvent,
+    StoreUnavailableError,
     StreamAppend,
     UnknownEventTypeError,
 )
@@ -83,7 +83,7 @@ async def test_events_are_filtered_by_stream_organization_and_type(filled: Event
 
 
 async def test_a_query_cannot_write(filled: EventStore) -> None:
-    with pytest.raises(DBAPIError):
+    with pytest.raises(StoreUnavailableError, match=r"read-?only"):
         await filled.query(lambda connection: connection.execute(text("DELETE FROM events")))
 
     assert await filled.last_position() == 6

