@@ -67,7 +67,14 @@ class World:
         async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as session:
             for url in self.gateways.values():
                 while not await _answers(session, f"{url}/healthz"):
+                    self._require_running()
                     await asyncio.sleep(0.1)
+
+    def _require_running(self) -> None:
+        for name, part in self.parts.items():
+            if part.ended is not None:
+                end = part.log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{name} does not start (status {part.ended}): {end}")
 
     async def keep(self) -> None:
         """Start again what ended by itself, until cancelled."""
@@ -133,6 +140,7 @@ class World:
         common = {
             "ENGINESHED_CATALOG_ADDRESS": f"127.0.0.1:{way_to_catalog}",
             "ENGINESHED_SCHEDULER_ADDRESS": _one_or_several(ways),
+            "ENGINESHED_METRICS_LISTEN": "",  # the port is one for each kind of service
         }
 
         async def add(name: str, program: Program, **own: str) -> None:

@@ -73,6 +73,12 @@ class Broker:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> None:
+        """End it in peace: it writes down what it knows."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+
     def wipe(self) -> None:
         shutil.rmtree(self.state_dir / "nats" / "store")
 
