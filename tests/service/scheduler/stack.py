@@ -53,6 +53,7 @@ class Stack:
         self.broker = Broker(directory)
         asyncio.run(self.broker.start())
         self.address = f"127.0.0.1:{a_free_port()}"
+        self.target = self.address  # where its callers look for it; of several, for the leader
         self.process: subprocess.Popen[bytes] | None = None
         self.gateway_token = "svc_gateway_of-the-tests"
         hashes = {
@@ -63,7 +64,7 @@ class Stack:
         (directory / "services.json").write_text(json.dumps(hashes))
         (directory / "scheduler.token").write_text(fake_catalog.TOKEN)
         (directory / "replica.key").write_text("the key of the tests")
-        self._environment = {
+        self.environment = {
             **os.environ,
             "ENGINESHED_STATE_DIR": str(directory),
             "ENGINESHED_LISTEN": self.address,
@@ -79,7 +80,7 @@ class Stack:
         with (self.directory / "scheduler.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "engineshed.scheduler"],
-                env=self._environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
             )
@@ -129,7 +130,7 @@ class Stack:
         return (self.directory / "scheduler.log").read_text()
 
     def agent(self, region: str, **inventory: object) -> scripted_agent.ScriptedAgent:
-        return scripted_agent.ScriptedAgent(self.address, region=region, **inventory)  # type: ignore[arg-type]  # the inventory's fields
+        return scripted_agent.ScriptedAgent(self.target, region=region, **inventory)  # type: ignore[arg-type]  # the inventory's fields
 
     def tenant(self, *scopes: str) -> "Tenant":
         """Return a new organization's caller."""
@@ -159,7 +160,8 @@ class Tenant:
     def __init__(self, stack: Stack, org_id: str, scopes: tuple[str, ...]) -> None:
         self.org_id = org_id
         self.catalog = stack.catalog
-        self.channel = open_channel(stack.address, stack.catalog.token(org_id, *scopes), "test")
+        token = stack.catalog.token(org_id, *scopes)
+        self.channel = open_channel(stack.target, token, "test", healthy=LEADER)
         self.endpoints = EndpointServiceStub(self.channel)
         self.nodes = NodeServiceStub(self.channel)
         self._events = EventServiceStub(self.channel)
