@@ -20,7 +20,7 @@ from engineshed.api.agent.v1.agent_service_pb2_grpc import (
     add_AgentServiceServicer_to_server,
 )
 from engineshed.auth import ServiceTokens, hash_token
-from engineshed.rpc import Access, RpcServer
+from engineshed.rpc import LEADER, Access, RpcServer
 
 CONNECT = "/engineshed.api.agent.v1.AgentService/Connect"
 
@@ -38,7 +38,10 @@ class ScriptedScheduler(AgentServiceServicer):
         self.reports: list[NodeStatus] = []
 
     async def start(self) -> None:
-        access = {CONNECT: Access(scope=None, services=frozenset({"agent"}))}
+        access = {
+            CONNECT: Access(scope=None, services=frozenset({"agent"})),
+            f"/{LEADER}/GetEndpoint": Access(scope=None),  # agents look for the one that leads
+        }
         self._server = RpcServer(self.address, self._tokens, access)
         self._server.add(add_AgentServiceServicer_to_server, self)
         self.address = await self._server.start()

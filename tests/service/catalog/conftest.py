@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests import metrics
 
 from engineshed.api.catalog.v1.checkpoint_service_pb2 import (
     Checkpoint,
@@ -188,7 +189,8 @@ def service_token(name: str) -> str:
 @pytest.fixture(scope="session")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
     """The catalog that tests share; each of them has an organization of its own."""
-    shared = Catalog(tmp_path_factory.mktemp("catalog"))
+    directory = tmp_path_factory.mktemp("catalog")
+    shared = Catalog(directory, **metrics.listening(directory))
     shared.start_broker()
     shared.start()
     yield shared

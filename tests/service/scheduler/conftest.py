@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from tests import metrics
 from tests.service.scheduler.scripted_agent import ScriptedAgent
 from tests.service.scheduler.stack import Stack, Tenant, eventually
 
@@ -15,7 +16,9 @@ Join = Callable[..., Awaitable[ScriptedAgent]]
 
 @pytest.fixture(scope="session")
 def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("scheduler"), ENGINESHED_CHECKPOINT_POLL_S="0.2")
+    directory = tmp_path_factory.mktemp("scheduler")
+    settings = {"ENGINESHED_CHECKPOINT_POLL_S": "0.2", **metrics.listening(directory)}
+    stack = Stack(directory, **settings)
     stack.start()
     stack.wait_ready()
     yield stack
