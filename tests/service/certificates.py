@@ -16,11 +16,14 @@ class Certificates:
 
     def of(self, part: str, *more: str) -> Tls:
         """Return the files of a part, made now; it can be reached at 127.0.0.1."""
-        names = [part_name(part), "127.0.0.1", *more]
-        self._authority.issue(part, names, self._now, self._now + timedelta(days=1))
-        folder = self._authority.folder
-        return Tls(folder / f"{part}.crt", folder / f"{part}.key", folder / "ca.crt")
+        return self._issue(part, [part_name(part), *more])
 
     def of_agent(self, hostname: str) -> Tls:
         """Return the files of the agent of a host."""
-        return self.of("agent", node_name(hostname))
+        return self._issue(f"agent-{hostname}", [part_name("agent"), node_name(hostname)])
+
+    def _issue(self, stem: str, names: list[str]) -> Tls:
+        tomorrow = self._now + timedelta(days=1)
+        self._authority.issue(stem, [*names, "127.0.0.1"], self._now, tomorrow)
+        folder = self._authority.folder
+        return Tls(folder / f"{stem}.crt", folder / f"{stem}.key", folder / "ca.crt")

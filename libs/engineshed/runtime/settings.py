@@ -1,15 +1,12 @@
 """What every service is told through its environment."""
 
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from pydantic import Field, FilePath, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engineshed.runtime.tls import Tls, TlsPeer
-
-# Settings with a password in them; each may stand in a file that the setting `…_FILE` names.
-_SECRETS: Final = ("nats_url",)
 
 
 class TlsSettings(BaseSettings):
@@ -75,13 +72,11 @@ class CommonSettings(TlsSettings):
         default=None, description="The bearer token that GET /metrics asks for."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_secrets(cls, values: dict[str, object]) -> dict[str, object]:
-        for name in _SECRETS:
-            if file := values.get(f"{name}_file"):
-                values = {**values, name: Path(str(file)).read_text().strip()}
-        return values
+    @model_validator(mode="after")
+    def _read_nats_url(self) -> Self:
+        if self.nats_url_file:
+            self.nats_url = self.nats_url_file.read_text().strip()
+        return self
 
     def service_token(self) -> str:
         """Return the service's own token."""

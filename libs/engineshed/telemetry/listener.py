@@ -43,7 +43,11 @@ async def serve_metrics(settings: CommonSettings, exposition: Exposition) -> Asy
     token = await asyncio.to_thread(_token, settings.metrics_token_file)
     answerer = _Answerer(exposition, f"Bearer {token}".encode())
     server = await asyncio.start_server(
-        answerer.serve, host.strip("[]"), int(port), limit=_LONGEST_HEAD
+        answerer.serve,
+        host.strip("[]"),
+        int(port),
+        limit=_LONGEST_HEAD,
+        ssl=settings.tls.server_context() if settings.tls else None,
     )
     address = f"{host}:{server.sockets[0].getsockname()[1]}"
     log.info("metrics", address=address)

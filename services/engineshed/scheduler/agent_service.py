@@ -1,7 +1,7 @@
 """AgentService over gRPC: the streams on which agents report and are told what to run."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import suppress
 from typing import Any, Final
 
@@ -10,10 +10,13 @@ from grpc.aio import ServicerContext
 
 from engineshed.api.agent.v1 import agent_service_pb2 as pb
 from engineshed.api.agent.v1.agent_service_pb2_grpc import AgentServiceServicer
+from engineshed.auth import ForbiddenError
 from engineshed.errors import DomainError, InvalidFieldError, Kind
 from engineshed.eventstore import NotLeaderError
+from engineshed.rpc import current_call
+from engineshed.runtime.tls import node_name
 from engineshed.scheduler.agents import Agents, NodeTakenError, Session
-from engineshed.scheduler.domain.node import NodeState
+from engineshed.scheduler.domain.node import Node, NodeState
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.observations import Observations
 
@@ -57,6 +60,7 @@ class AgentServicer(AgentServiceServicer):
 
     def _connect(self, hello: pb.Hello) -> Session:
         node = self._journal.view.nodes.get(hello.node_id)
+        check_host(current_call().certified, hello.inventory.hostname, node)
         lost = node is not None and node.state is NodeState.LOST
         try:
             return self._agents.connect(hello.node_id, hello.boot_id, lost=lost)
@@ -90,6 +94,34 @@ class AgentServicer(AgentServiceServicer):
                     log.warning("status not recorded", node_id=session.node_id, error=error.message)
         except Exception as error:  # noqa: BLE001 - it is raised where the call is served
             session.end(error)
+
+
+def check_host(certified: Set[str], hostname: str, node: Node | None) -> None:
+    """Let an agent with a certificate join only as the host that it names, the node's own.
+
+    So another holder of the agents' token cannot come back in the name of a node that is silent.
+
+    Args:
+        certified: what the certificate names; nothing where there is no TLS.
+        hostname: what the agent calls its host.
+        node: the node that it wants to be, if it is known.
+
+    Raises:
+        ForbiddenError: it is another host's.
+
+    """
+    if not certified:
+        return
+    if node_name(hostname) not in certified:
+        raise ForbiddenError(
+            f"the agent's host calls itself {hostname}, so its certificate must name "
+            f"{node_name(hostname)}; it names: {', '.join(sorted(certified))}"
+        )
+    if node is not None and node.inventory.hostname.lower() != hostname.lower():
+        raise ForbiddenError(
+            f"{node.node_id} is the host {node.inventory.hostname}, and this one is {hostname}; to "
+            "join as another node, remove node.json from the agent's folder"
+        )
 
 
 async def _hello(requests: AsyncIterator[pb.ConnectRequest]) -> pb.Hello:
