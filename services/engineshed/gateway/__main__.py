@@ -1,9 +1,8 @@
 """Start the gateway: python -m engineshed.gateway."""
 
 import asyncio
+import gc
 from pathlib import Path
-
-import aiohttp
 
 from engineshed.auth import ServiceTokens, TokenDirectory
 from engineshed.bus import TOKENS, Bus, KeyValueWatcher
@@ -12,7 +11,8 @@ from engineshed.gateway.controlplane import control_plane
 from engineshed.gateway.controlplane.clients import Services
 from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
-from engineshed.gateway.dataplane.forward import CONNECT_SECONDS, Forwarder
+from engineshed.gateway.dataplane.connections import allow_many, open_session
+from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.metrics import GatewayMetrics
 from engineshed.gateway.routes import Routes
 from engineshed.gateway.server import serve_http
@@ -27,6 +27,7 @@ async def serve(stop: asyncio.Event) -> None:
     """Run the gateway until `stop` is set."""
     settings = Settings()  # from the environment
     configure_logging("gateway", settings.log_level)
+    allow_many()
     copies = settings.state_dir / "gateway"
     await asyncio.to_thread(_make_private, copies)
     bus = await Bus.connect(settings.nats_url, name="gateway", tls=settings.tls_to("nats"))
@@ -34,12 +35,6 @@ async def serve(stop: asyncio.Event) -> None:
     routes = Routes(bus, copies / "routes.json", gone=metrics.forget)
     tokens = KeyValueWatcher(bus, TOKENS, copy=copies / "tokens.json")
     own_token = settings.service_token()
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
-    connector = aiohttp.TCPConnector(
-        limit=0,
-        keepalive_timeout=30,
-        ssl=settings.tls.client_context() if settings.tls else True,
-    )
     async with (
         open_channel(
             settings.catalog_address, own_token, "gateway", tls=settings.tls_to("catalog")
@@ -51,9 +46,7 @@ async def serve(stop: asyncio.Event) -> None:
             healthy=LEADER,
             tls=settings.tls_to("scheduler"),
         ) as scheduler,
-        aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False
-        ) as session,
+        open_session(settings.tls.client_context() if settings.tls else None) as session,
     ):
         directory = TokenDirectory(
             ServiceTokens.load(settings.services_file),
@@ -78,6 +71,8 @@ async def serve(stop: asyncio.Event) -> None:
                 Exposition("gateway", metrics, bus.metrics),
             ),
         )
+        # What is there now stays: looking through it again and again would hold requests up.
+        gc.freeze()
         await supervise(
             stop,
             {

@@ -17,7 +17,6 @@ from engineshed.gateway.dataplane.errors import OpenAIError, recovering
 from engineshed.gateway.dataplane.exchange import Exchange
 from engineshed.gateway.dataplane.http import Header
 
-CONNECT_SECONDS: Final = 2.0
 EVENT_STREAM: Final = "text/event-stream"
 # What of a replica's headers a caller gets.
 _PASSED: Final = ("content-type", "content-length", "retry-after", "cache-control")
@@ -72,7 +71,7 @@ class Forwarder:
         }
         try:
             async with self._session.post(
-                replica.url + exchange.path, data=body, headers=headers
+                replica.url + exchange.path, data=body, headers=headers, allow_redirects=False
             ) as response:
                 if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
                     raise _PassOver(await _refusal(response))
