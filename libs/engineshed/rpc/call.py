@@ -10,7 +10,6 @@ from ulid import ULID
 from engineshed.auth.principal import Principal
 
 REQUEST_ID: Final = "x-request-id"
-TRACEPARENT: Final = "traceparent"
 AUTHORIZATION: Final = "authorization"
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")

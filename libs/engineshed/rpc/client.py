@@ -10,6 +10,7 @@ from grpc.aio import ClientCallDetails, Metadata
 from engineshed.rpc.call import AUTHORIZATION, REQUEST_ID, request_id_of_context
 from engineshed.rpc.tls import channel_credentials
 from engineshed.runtime.tls import TlsPeer
+from engineshed.telemetry.tracing import TRACEPARENT, current_traceparent
 
 DEADLINE_SECONDS: Final = 10.0
 
@@ -95,6 +96,9 @@ class _Decorator:
         request_id = request_id_of_context()
         if request_id and metadata.get(REQUEST_ID) is None:
             metadata.add(REQUEST_ID, request_id)
+        traceparent = current_traceparent()
+        if traceparent and metadata.get(TRACEPARENT) is None:
+            metadata.add(TRACEPARENT, traceparent)
         timeout = details.timeout if details.timeout is not None else deadline
         return ClientCallDetails(
             method=details.method,

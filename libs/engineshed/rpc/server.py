@@ -28,7 +28,6 @@ from engineshed.errors import DomainError, Kind
 from engineshed.rpc.call import (
     AUTHORIZATION,
     REQUEST_ID,
-    TRACEPARENT,
     Call,
     clean_request_id,
     set_current_call,
@@ -38,6 +37,7 @@ from engineshed.rpc.status import DETAILS_KEY, STATUS, error_from, to_status
 from engineshed.rpc.tls import names_of_peer, server_credentials
 from engineshed.rpc.validation import RequestValidator
 from engineshed.runtime.tls import Tls, part_name
+from engineshed.telemetry.tracing import TRACEPARENT, start_span
 
 # The longest request is an agent's status, some hundred bytes a replica.
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
@@ -52,6 +52,9 @@ _LOGGED: Final = {
     "checkpoint_id": "checkpoint",
     "node_id": "node",
 }
+
+# Statuses that are a server's fault, not its caller's.
+_FAILED: Final = frozenset({"INTERNAL", "UNAVAILABLE", "UNKNOWN"})
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # A method's handler is generic over its messages, which the gate never looks into.
@@ -252,7 +255,7 @@ class _Gate(grpc.aio.ServerInterceptor):
         if self._certified:
             check_certificate(principal, certified)
         answer.call = Call(
-            principal, answer.request_id, metadata.get(TRACEPARENT, ""), context.peer(), certified
+            principal, answer.request_id, answer.span.traceparent, context.peer(), certified
         )
         set_current_call(answer.call)
         bind_contextvars(org=principal.org_id)
@@ -275,12 +278,16 @@ class _Answer:
         self._metrics = metrics
         self._began = time.perf_counter()
         self.call: Call | None = None
-        given = dict(context.invocation_metadata() or ()).get(REQUEST_ID, "")
+        metadata = dict(context.invocation_metadata() or ())
+        given = metadata.get(REQUEST_ID, "")
         self.request_id = clean_request_id(str(given))
+        # What services ask each other all the time is not worth traces of its own.
+        self.span = start_span(method[1:], str(metadata.get(TRACEPARENT, "")), only_continue=True)
 
     async def __aenter__(self) -> "_Answer":
         # For every line that is logged below: each call is served by a task of its own.
         bind_contextvars(request_id=self.request_id)
+        self.span.enter()
         self._metrics.begin(self._method)
         self._context.set_trailing_metadata(((REQUEST_ID, self.request_id),))
         return self
@@ -291,7 +298,16 @@ class _Answer:
         try:
             await self._end(error)
         finally:
-            self._metrics.end(self._method, self._code(error), time.perf_counter() - self._began)
+            code = self._code(error)
+            self._metrics.end(self._method, code, time.perf_counter() - self._began)
+            self.span.end(
+                {
+                    "rpc.system": "grpc",
+                    "rpc.grpc.status_code": grpc.StatusCode[code].value[0],
+                    "engineshed.request_id": self.request_id,
+                },
+                code if code in _FAILED else "",
+            )
 
     def _code(self, error: BaseException | None) -> str:
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from engineshed.telemetry.tracing import TRACEPARENT, current_traceparent, is_exported
 from engineshed.triton.refusal import Refusal
 
 
@@ -40,7 +41,9 @@ async def infer(
 
     """
     request.parameters["triton_enable_empty_final_response"].bool_param = True
-    call = stub.ModelStreamInfer(_once(request), timeout=timeout_secs)
+    traceparent = current_traceparent()
+    metadata = ((TRACEPARENT, traceparent),) if is_exported(traceparent) else ()
+    call = stub.ModelStreamInfer(_once(request), timeout=timeout_secs, metadata=metadata)
     error, final = "", False
     try:
         async for message in call:

@@ -60,6 +60,7 @@ def server_command(
     *,
     exit_timeout_secs: int = 30,
     threads: int | None = None,
+    traces_url: str = "",
     env: Mapping[str, str] | None = None,
 ) -> Command:
     """Return the command that serves the models of `repository`; it loads none by itself.
@@ -71,6 +72,8 @@ def server_command(
         backends: what `prepare_backends` returned.
         exit_timeout_secs: how long SIGTERM lets requests in flight finish.
         threads: how many threads the engine computes with on a CPU; None leaves it to the engine.
+        traces_url: where spans of requests that are traced go, `http://host:4318/v1/traces`: Triton
+            speaks OTLP over HTTP alone. Empty: nowhere.
         env: added to the environment, e.g. CUDA_VISIBLE_DEVICES.
 
     """
@@ -88,6 +91,7 @@ def server_command(
         f"--exit-timeout-secs={exit_timeout_secs}",
         "--log-format=ISO8601",
         "--disable-auto-complete-config",
+        *_tracing(traces_url),
     )
     environment = _add_paths(engine_environment(threads=threads), installation)
     return Command(on_a_leash(server), environment | dict(env or {}), ports)
@@ -119,6 +123,19 @@ def engine_environment(*, threads: int | None = None) -> dict[str, str]:
     if threads is not None:
         env |= dict.fromkeys(_THREAD_VARIABLES, str(threads))
     return env
+
+
+def _tracing(url: str) -> tuple[str, ...]:
+    if not url:
+        return ()
+    settings = (
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        "rate=0",  # of requests that bring no trace; those that do are traced whatever it is
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=engineshed-triton",
+    )
+    return tuple(f"--trace-config={setting}" for setting in settings)
 
 
 def _add_paths(env: dict[str, str], installation: Installation) -> dict[str, str]:

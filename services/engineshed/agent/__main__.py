@@ -12,9 +12,11 @@ def main() -> None:
     from engineshed.agent.process import serve
     from engineshed.agent.settings import AgentSettings
     from engineshed.runtime import configure_logging, run
+    from engineshed.telemetry.tracing import configure_tracing
 
     settings = AgentSettings()
     configure_logging("agent", settings.log_level)
+    configure_tracing("agent")
     try:
         run(lambda stop: serve(settings, stop))
     except AgentRunningError as error:

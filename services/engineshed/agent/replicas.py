@@ -41,7 +41,12 @@ _SPEC: Final = "spec.json"
 _STATUS: Final = "status.json"
 # Settings of ours that a replica may see; all others stay out of it: some are credentials. Its
 # front is part of the agent to others: it shows the agent's certificate.
-_PASSED_ON: Final = ("ENGINESHED_TORCH_", "ENGINESHED_STATE_DIR", "ENGINESHED_TLS_")
+_PASSED_ON: Final = (
+    "ENGINESHED_TORCH_",
+    "ENGINESHED_TRITON_",
+    "ENGINESHED_STATE_DIR",
+    "ENGINESHED_TLS_",
+)
 
 log = structlog.get_logger()
 

@@ -42,6 +42,7 @@ from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import LEADER, RpcServer, open_channel
 from engineshed.runtime import configure_logging, run, supervise
 from engineshed.telemetry import Exposition, serve_metrics
+from engineshed.telemetry.tracing import configure_tracing
 
 _GRACE_S: Final = 3.0  # for calls in flight when the catalog ends
 
@@ -52,6 +53,7 @@ async def main(stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     settings = CatalogSettings()
     configure_logging(SERVICE, settings.log_level)
+    configure_tracing(SERVICE)
     store = await CatalogStore.open(settings.store_url(SERVICE))
     bus = await Bus.connect(
         settings.nats_url,

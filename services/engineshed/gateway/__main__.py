@@ -21,12 +21,14 @@ from engineshed.gateway.tokens import FreshGrants, introspection
 from engineshed.rpc import LEADER, open_channel
 from engineshed.runtime import configure_logging, run, supervise
 from engineshed.telemetry import Exposition
+from engineshed.telemetry.tracing import configure_tracing
 
 
 async def serve(stop: asyncio.Event) -> None:
     """Run the gateway until `stop` is set."""
     settings = Settings()  # from the environment
     configure_logging("gateway", settings.log_level)
+    configure_tracing("gateway")
     allow_many()
     copies = settings.state_dir / "gateway"
     await asyncio.to_thread(_make_private, copies)

@@ -10,6 +10,7 @@ import structlog
 
 from engineshed.api.replica.v1.replica_service_pb2 import Phase
 from engineshed.runtime import TlsSettings, configure_logging, run
+from engineshed.telemetry.tracing import configure_tracing
 from engineshed.triton.engine import EngineManifest, EngineManifestError
 
 _INVALID = 2
@@ -53,6 +54,7 @@ def _run(directory: Path) -> int:
         log.error("spec_invalid", reason=str(error))
         return _INVALID
     configure_logging("replica", spec.log_level)
+    configure_tracing("replica")
     structlog.contextvars.bind_contextvars(replica_id=spec.replica_id)
     status = Status(directory, spec.replica_id)
     try:

@@ -24,6 +24,7 @@ from engineshed.replica.metrics import Metrics
 from engineshed.replica.prompts import Prompts, Task
 from engineshed.replica.requests import ChatRequest, CompletionRequest, GenerationRequest, parse
 from engineshed.replica.serving import Run, Serving
+from engineshed.telemetry.tracing import start_span
 
 R = TypeVar("R", bound=GenerationRequest)
 
@@ -97,7 +98,7 @@ class Answering:
             )
         with (
             self._admission.admit(),
-            _Report(exchange.request_id, endpoint.operation, self._metrics) as report,
+            _Report(exchange, endpoint.operation, self._model.name, self._metrics) as report,
         ):
             await _while_there(exchange, self._generate(exchange, endpoint, request, report))
 
@@ -145,9 +146,12 @@ class Answering:
 class _Report:
     """What there is to tell of a request when it is over, to metrics and log."""
 
-    def __init__(self, request_id: str, operation: str, metrics: Metrics) -> None:
-        self._request_id = request_id
+    def __init__(self, exchange: Exchange, operation: str, model: str, metrics: Metrics) -> None:
+        self._request_id = exchange.request_id
         self._operation = operation
+        self._model = model
+        traceparent = (exchange.header(b"traceparent") or b"").decode("latin-1")
+        self._span = start_span(f"{operation} {model}", traceparent)
         self._metrics = metrics
         self._began = time.monotonic()
         self._first: float | None = None
@@ -158,11 +162,13 @@ class _Report:
     def watch(self, task: Task, run: Run) -> None:
         """Take note of what the request asks for, and of who works on it."""
         self._task, self._run = task, run
+        self._span.event("tokenized")
 
     def first_token(self) -> None:
         """Take note that there is a token now, if it is the first."""
         if self._first is None:
             self._first = time.monotonic() - self._began
+            self._span.event("first token")
 
     def usage(self) -> Usage:
         """Return the tokens so far."""
@@ -171,6 +177,7 @@ class _Report:
         return Usage(self._task.prompt_tokens, self._run.tokens)
 
     def __enter__(self) -> "_Report":
+        self._span.enter()
         return self
 
     def __exit__(
@@ -186,6 +193,16 @@ class _Report:
             usage=usage,
             sequences=len(self._task.generations) if self._task else 1,
             error=outcome,
+        )
+        self._span.end(
+            {
+                "gen_ai.operation.name": self._operation,
+                "gen_ai.request.model": self._model,
+                "gen_ai.usage.input_tokens": usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": usage.completion_tokens,
+                "engineshed.request_id": self._request_id,
+            },
+            outcome,
         )
         log.info(
             "request",

@@ -1,6 +1,7 @@
 """The Triton server that a replica owns: started, watched, ended."""
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,8 @@ from engineshed.triton.installation import TritonNotFoundError, find_triton, pre
 from engineshed.triton.launch import Command, Ports, server_command
 
 LOG_NAME: Final = "triton.log"
+TRACES_URL: Final = "ENGINESHED_TRITON_TRACES_URL"
+"""The variable that says where Triton sends spans; unset: nowhere."""
 
 _LIVE_SECONDS: Final = 120.0
 _LOAD_SECONDS: Final = 3600.0
@@ -73,6 +76,7 @@ class TritonServer:
                 prepared,
                 exit_timeout_secs=_UNLOAD_SECONDS,
                 threads=threads or None,
+                traces_url=os.environ.get(TRACES_URL, ""),
             )
             server = await cls._spawn(command, log_file)
             try:

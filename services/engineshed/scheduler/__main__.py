@@ -42,6 +42,7 @@ from engineshed.scheduler.routes import Routes
 from engineshed.scheduler.settings import SchedulerSettings
 from engineshed.scheduler.store import SERVICE, heard_times, open_store
 from engineshed.telemetry import Exposition, serve_metrics
+from engineshed.telemetry.tracing import configure_tracing
 
 _GRACE_S: Final = 1.0  # for calls in flight when the scheduler ends
 
@@ -52,6 +53,7 @@ async def main(stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     settings = SchedulerSettings()
     configure_logging(SERVICE, settings.log_level)
+    configure_tracing(SERVICE)
     secrets = ReplicaSecrets.load(settings.replica_key_file)
     store = await open_store(settings.store_url(SERVICE))
     bus = await Bus.connect(

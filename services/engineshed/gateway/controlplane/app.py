@@ -18,6 +18,7 @@ from engineshed.gateway.controlplane.description import DescribedApi
 from engineshed.gateway.controlplane.parameters import only_known
 from engineshed.gateway.metrics import GatewayMetrics
 from engineshed.telemetry import CONTENT_TYPE, Exposition
+from engineshed.telemetry.tracing import TRACEPARENT, Value, start_span
 
 HEALTH_SECONDS: Final = 2.0
 
@@ -94,6 +95,8 @@ async def _logged(
     started = time.perf_counter()
     request_id = request_id_of(request)
     bind_contextvars(request_id=request_id)  # for all lines: each request has a task of its own
+    span = start_span(request.method, request.headers.get(TRACEPARENT, ""))
+    span.enter()
     try:
         response = await call_next(request)
     except Exception as error:  # noqa: BLE001 - a bug: the caller gets a problem like any other
@@ -103,6 +106,14 @@ async def _logged(
     principal = getattr(request.state, "principal", None)
     path, seconds = getattr(route, "path", ""), time.perf_counter() - started
     request.app.state.metrics.request(request.method, path, response.status_code, seconds)
+    span.rename(f"{request.method} {path}")
+    attributes: dict[str, Value] = {
+        "http.request.method": request.method,
+        "http.route": path,
+        "http.response.status_code": response.status_code,
+        "engineshed.request_id": request_id,
+    }
+    span.end(attributes, str(response.status_code) if response.status_code >= 500 else "")
     log.info(
         "request",
         method=request.method,

@@ -13,6 +13,7 @@ from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.gateway.dataplane.http import Header, Message, Receive, Scope, Send, header
 from engineshed.gateway.metrics import EndpointMetrics, GatewayMetrics
 from engineshed.rpc.call import clean_request_id
+from engineshed.telemetry.tracing import NO_SPAN, start_span
 
 INFERENCE: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 MODELS: Final = "/v1/models"
@@ -28,6 +29,7 @@ class Exchange:
     __slots__ = (
         "_began",
         "_endpoint",
+        "_routing_key",
         "_send",
         "endpoint_id",
         "first_byte_at",
@@ -38,6 +40,7 @@ class Exchange:
         "receive",
         "request_id",
         "scope",
+        "span",
         "streams",
     )
 
@@ -51,9 +54,13 @@ class Exchange:
         self.request_id = clean_request_id(header(scope, b"x-request-id"))
         self.org_id = ""
         self.endpoint_id = ""
+        self._routing_key = ""
         self.first_byte_at = 0.0  # 0: nothing of an answer was sent
         self.streams = False  # the answer comes token by token
         self._endpoint: EndpointMetrics | None = None
+        self.span = NO_SPAN
+        if self.path in INFERENCE and self.method == "POST":
+            self.span = start_span(f"POST {self.path}", header(scope, b"traceparent"))
         self._began = time.perf_counter()
 
     @property
@@ -66,11 +73,13 @@ class Exchange:
         self.endpoint_id = route.endpoint_id
         self._endpoint = self.metrics.endpoint(route.routing_key)
         self._endpoint.in_flight += 1
+        self._routing_key = route.routing_key
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer."""
         if not self.first_byte_at:
             self.first_byte_at = time.perf_counter()
+            self.span.event("first byte")
         await self._send(message)
 
     def over(self, status: int) -> None:
@@ -82,6 +91,8 @@ class Exchange:
             self._endpoint.duration.observe(seconds)
             if self.streams:
                 self._endpoint.first_token.observe(self.first_byte_at - self._began)
+        if self.span is not NO_SPAN:
+            self._end_span(status)
         log.info(
             "inference",
             method=self.method,
@@ -91,6 +102,22 @@ class Exchange:
             request_id=self.request_id,
             org=self.org_id,
             endpoint=self.endpoint_id,
+        )
+
+    def _end_span(self, status: int) -> None:
+        operation = "chat" if self.path.endswith("/chat/completions") else "text_completion"
+        self.span.end(
+            {
+                "http.request.method": self.method,
+                "http.route": self.path,
+                "http.response.status_code": int(status),
+                "gen_ai.operation.name": operation,
+                "gen_ai.request.model": self._routing_key,
+                "engineshed.org_id": self.org_id,
+                "engineshed.endpoint_id": self.endpoint_id,
+                "engineshed.request_id": self.request_id,
+            },
+            str(int(status)) if status >= 500 else "",
         )
 
 

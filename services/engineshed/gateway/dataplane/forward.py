@@ -16,6 +16,7 @@ from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.errors import OpenAIError, recovering
 from engineshed.gateway.dataplane.exchange import Exchange
 from engineshed.gateway.dataplane.http import Header
+from engineshed.telemetry.tracing import TRACEPARENT
 
 EVENT_STREAM: Final = "text/event-stream"
 # What of a replica's headers a caller gets.
@@ -69,6 +70,8 @@ class Forwarder:
             "content-type": "application/json",
             "x-request-id": exchange.request_id,
         }
+        if exchange.span.traceparent:
+            headers[TRACEPARENT] = exchange.span.traceparent
         try:
             async with self._session.post(
                 replica.url + exchange.path, data=body, headers=headers, allow_redirects=False
