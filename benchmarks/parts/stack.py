@@ -121,7 +121,7 @@ def running_stack(directory: Path, *options: str) -> Iterator[Stack]:
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False
         ) as client:
-            until("the gateway", lambda: _ready(process, client), _START_SECONDS)
+            until("the gateway", lambda: _ready(process, client, directory), _START_SECONDS)
             ready = time.monotonic() - began
             token = (directory / "admin.token").read_text().strip()
             client.headers["authorization"] = f"Bearer {token}"
@@ -137,9 +137,10 @@ def running_stack(directory: Path, *options: str) -> Iterator[Stack]:
             process.wait(_STOP_SECONDS)
 
 
-def _ready(process: psutil.Popen, client: httpx.Client) -> bool | None:
+def _ready(process: psutil.Popen, client: httpx.Client, directory: Path) -> bool | None:
     if process.poll() is not None:
-        raise RuntimeError(f"shed up ended with {process.returncode}; see its up.log")
+        said = (directory / "up.log").read_text()
+        raise RuntimeError(f"shed up ended with {process.returncode} and said: {said}")
     try:
         return client.get("/healthz").is_success or None
     except httpx.HTTPError:

@@ -1,0 +1,148 @@
+"""From the request for an endpoint to its first token, when the engine is built already.
+
+The baseline is the same Triton, started by hand: the command line of the replica's front, a copy of
+the model repository that the agent rendered, the model loaded, and one token over gRPC. What ours
+takes more is what the platform does: admit, place, tell the agent, find the engine, start the
+front, load the tokenizer, test the engine, publish the route, and pass the request through.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from benchmarks.harness import Figure, Report, Target
+from benchmarks.parts.stack import SAMPLE, Json, Stack, running_stack, until
+from tritonclient.grpc import service_pb2_grpc
+
+from engineshed.replica.engine import Generation, build_request
+from engineshed.triton.control import load_model, wait_until_live
+from engineshed.triton.engine import MODEL_NAME
+from engineshed.triton.installation import find_triton, prepare_backends
+from engineshed.triton.launch import Ports, server_command
+
+ROUNDS: Final = int(os.environ.get("BENCH_DEPLOY_ROUNDS", "5"))
+
+_PATIENCE: Final = 120.0
+_PAUSE: Final = 0.02  # between two questions whether it answers yet
+
+
+def main() -> None:
+    """Measure and report."""
+    ours: list[float] = []
+    by_hand: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="engineshed-bench-") as folder:
+        state, models = Path(folder) / "stack", Path(folder) / "models"
+        with running_stack(state) as stack:
+            endpoint = stack.deploy("first")  # builds the engine
+            replica = state / "agent" / "replicas" / endpoint["replicas"][0]["replica_id"]
+            spec = json.loads((replica / "spec.json").read_text())
+            shutil.copytree(replica / "models", models, symlinks=True)
+            _remove(stack, endpoint)
+            for number in range(ROUNDS):
+                backends, threads = Path(spec["tritonDirectory"]), spec["threads"]
+                by_hand.append(asyncio.run(_by_hand(models, backends, threads)))
+                ours.append(_deployed(stack, f"number-{number}"))
+    report = Report("deploy")
+    for which, of in (("median", statistics.median), ("best", min)):
+        report.add(
+            Figure(
+                f"from POST to the first token, warm cache, {which}",
+                of(ours),
+                "s",
+                "Triton by hand",
+                of(by_hand),
+                Target("at most", 3, of="difference"),
+            )
+        )
+    report.note(f"{ROUNDS} rounds of both in turn, with the sample model")
+    report.finish()
+
+
+def _deployed(stack: Stack, name: str) -> float:
+    began = time.monotonic()
+    created = stack.call("POST", "/v0/dedicated_endpoints", {"name": name, **SAMPLE})
+    until("a token", lambda: _first_token(stack, created["routing_key"]), _PATIENCE, pause=_PAUSE)
+    seconds = time.monotonic() - began
+    _remove(stack, created)
+    return seconds
+
+
+def _first_token(stack: Stack, routing_key: str) -> bool | None:
+    """Return True once the first token of an answer is here; None: the endpoint is not ready."""
+    body = {
+        "model": routing_key,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 1,
+        "stream": True,
+    }
+    with stack.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        if answer.status_code in (404, 503):
+            answer.read()
+            if answer.json()["error"]["code"] == "endpoint_failed":
+                raise RuntimeError(f"the endpoint failed: {answer.text}")
+            return None
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            if line.startswith("data: {") and _has_text(json.loads(line.removeprefix("data: "))):
+                return True
+    raise RuntimeError("the answer ended without a token")
+
+
+def _has_text(event: Json) -> bool:
+    return any(
+        choice["delta"].get("content") or choice["finish_reason"] for choice in event["choices"]
+    )
+
+
+def _remove(stack: Stack, endpoint: Json) -> None:
+    """Terminate an endpoint, and wait until nothing of it takes any time."""
+    path = f"/v0/dedicated_endpoints/{endpoint['endpoint_id']}"
+    stack.call("DELETE", path)
+
+    def gone() -> bool | None:
+        return not any((stack.directory / "agent" / "replicas").iterdir()) or None
+
+    until("the replica to be gone", gone, _PATIENCE)
+
+
+async def _by_hand(models: Path, backends: Path, threads: int) -> float:
+    installation = find_triton()
+    prepared = prepare_backends(installation, backends)
+    began = time.monotonic()
+    command = server_command(
+        installation, models, Ports.free(), prepared, exit_timeout_secs=0, threads=threads or None
+    )
+    process = await asyncio.create_subprocess_exec(
+        *command.argv, env=command.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        await wait_until_live(command.ports.http, _PATIENCE)
+        await load_model(command.ports.http, MODEL_NAME, _PATIENCE)
+        request = build_request(Generation(prompt=(0,), max_tokens=1), "by-hand", end_id=None)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{command.ports.grpc}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            async for answer in stub.ModelStreamInfer(_once(request)):
+                if answer.error_message:
+                    raise RuntimeError(f"Triton by hand: {answer.error_message}")
+                return time.monotonic() - began
+        raise RuntimeError("Triton by hand gave no token")
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _once(request: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - tritonclient has no types
+    yield request
+
+
+if __name__ == "__main__":
+    main()
