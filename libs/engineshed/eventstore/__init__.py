@@ -17,6 +17,7 @@ from engineshed.eventstore.errors import (
 from engineshed.eventstore.handling import handle
 from engineshed.eventstore.leadership import Leadership
 from engineshed.eventstore.model import Idempotency, Metadata, RecordedEvent, StreamAppend
+from engineshed.eventstore.patience import until_available
 from engineshed.eventstore.relay import EventSink, Relay
 from engineshed.eventstore.store import EventStore
 
@@ -37,4 +38,5 @@ __all__ = [
     "StreamConflictError",
     "UnknownEventTypeError",
     "handle",
+    "until_available",
 ]

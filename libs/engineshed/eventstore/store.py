@@ -17,6 +17,7 @@ from engineshed.eventstore.errors import StoreUnavailableError
 from engineshed.eventstore.metrics import StoreMetrics
 from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
 from engineshed.eventstore.opening import open_database, prepare
+from engineshed.eventstore.patience import until_available
 from engineshed.eventstore.writer import Change, Outcome, Project, Write, Writer
 
 T = TypeVar("T")
@@ -29,9 +30,6 @@ _PAGE: Final = 500
 
 # How soon a follower sees what another process committed; commits of this process wake it at once.
 _POLL_S: Final = 1.0
-
-# How soon a database that did not answer is asked again.
-_RETRY_S: Final = 1.0
 
 # No call waits longer; the database has given up before, unless it hangs altogether.
 _LONGEST_S: Final = 45.0
@@ -112,14 +110,8 @@ class EventStore:
 
         """
         database = await asyncio.to_thread(open_database, url, service)
-        while True:
-            try:
-                position = await asyncio.to_thread(prepare, database, metadata)
-            except StoreUnavailableError as error:
-                _log.warning("waiting for the database", service=service, error=error.message)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return cls(service, database, Writer(database, project, clock), position)
+        position = await until_available(lambda: asyncio.to_thread(prepare, database, metadata))
+        return cls(service, database, Writer(database, project, clock), position)
 
     @property
     def known_position(self) -> int:

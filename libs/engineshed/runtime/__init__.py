@@ -2,7 +2,7 @@
 
 from engineshed.runtime.files import write_private
 from engineshed.runtime.logs import configure_logging
-from engineshed.runtime.main import run, supervise
+from engineshed.runtime.main import run, supervise, unless
 from engineshed.runtime.settings import CommonSettings, TlsSettings
 from engineshed.runtime.times import from_timestamp, to_timestamp, utc_now
 
@@ -14,6 +14,7 @@ __all__ = [
     "run",
     "supervise",
     "to_timestamp",
+    "unless",
     "utc_now",
     "write_private",
 ]

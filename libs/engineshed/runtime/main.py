@@ -4,10 +4,12 @@ import asyncio
 import faulthandler
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 import uvloop
+
+T = TypeVar("T")
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -27,6 +29,18 @@ async def _run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await main(stop)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return what `work` returns; None, and it is cancelled, when `stop` is set before."""
+    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        stopped.cancel()
+        await asyncio.gather(working, stopped, return_exceptions=True)
 
 
 async def supervise(stop: asyncio.Event, loops: dict[str, Coroutine[Any, Any, None]]) -> None:

@@ -40,7 +40,7 @@ from engineshed.catalog.token_service import TokenServicer
 from engineshed.eventstore import Relay
 from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import LEADER, RpcServer, open_channel
-from engineshed.runtime import configure_logging, run, supervise
+from engineshed.runtime import configure_logging, run, supervise, unless
 from engineshed.telemetry import Exposition, serve_metrics
 from engineshed.telemetry.tracing import configure_tracing
 
@@ -54,7 +54,9 @@ async def main(stop: asyncio.Event) -> None:
     settings = CatalogSettings()
     configure_logging(SERVICE, settings.log_level)
     configure_tracing(SERVICE)
-    store = await CatalogStore.open(settings.store_url(SERVICE))
+    store = await unless(stop, CatalogStore.open(settings.store_url(SERVICE)))
+    if store is None:
+        return
     bus = await Bus.connect(
         settings.nats_url,
         name=SERVICE,

@@ -1,5 +1,6 @@
 """Keeping the broker's bucket of grants, from which gateways and services know all tokens."""
 
+from functools import partial
 from typing import Final
 
 import structlog
@@ -7,6 +8,7 @@ import structlog
 from engineshed.api.catalog.v1 import events_pb2 as events
 from engineshed.bus import TOKENS, Bus, BusUnavailableError, KeyValueOwner, StaleEntryError
 from engineshed.catalog.store import CatalogStore
+from engineshed.eventstore import until_available
 
 _TOKEN_EVENTS: Final = [
     message.DESCRIPTOR.full_name for message in (events.TokenCreated, events.TokenRevoked)
@@ -28,10 +30,11 @@ class GrantPublisher:
 
     async def follow(self) -> None:
         """Write each change as soon as it is recorded, until cancelled."""
-        after = await self._store.events.last_position()
+        after = await until_available(self._store.events.last_position)
         async for recorded in self._store.events.follow(after, types=_TOKEN_EVENTS):
             token_id = recorded.stream.partition("/")[2]
-            for key, grant in (await self._store.grant_of(token_id)).items():
+            grants = await until_available(partial(self._store.grant_of, token_id))
+            for key, grant in grants.items():
                 try:
                     await self._owner.put(key, grant)
                 except (BusUnavailableError, StaleEntryError) as error:

@@ -19,7 +19,7 @@ from engineshed.catalog.domain.errors import StillNeededError
 from engineshed.catalog.registration import Registrar
 from engineshed.catalog.store import CatalogStore
 from engineshed.errors import Kind
-from engineshed.eventstore import StoreUnavailableError
+from engineshed.eventstore import StoreUnavailableError, until_available
 from engineshed.rpc import error_from
 from engineshed.runtime import utc_now
 
@@ -46,7 +46,7 @@ class Reclaimer:
 
     async def run(self) -> None:
         """Reclaim at once when something is freed, and look for leftovers, until cancelled."""
-        self._seen = await self._store.events.last_position()
+        self._seen = await until_available(self._store.events.last_position)
         while True:
             try:
                 await self._pass()
@@ -111,12 +111,15 @@ class OrphanHolds:
     async def run(self) -> None:
         """Look for orphans until cancelled."""
         while True:
-            for hold in await self._store.holds_before(utc_now() - self._age):
+            for hold in await until_available(self._aged):
                 try:
                     await self._judge(hold)
                 except (StoreUnavailableError, grpc.aio.AioRpcError) as error:
                     log.warning("hold not judged", holder_id=hold.holder_id, error=str(error))
             await asyncio.sleep(self._interval_s)
+
+    async def _aged(self) -> list[Hold]:
+        return await self._store.holds_before(utc_now() - self._age)
 
     async def _judge(self, hold: Hold) -> None:
         if hold.holder_id in self._born:

@@ -18,6 +18,7 @@ from engineshed.catalog.domain.checkpoint import (
     Checkpoint,
     Complete,
     Fail,
+    Registration,
     mismatch,
     stream_of,
 )
@@ -26,12 +27,11 @@ from engineshed.catalog.source import Stamp
 from engineshed.catalog.sources import OpenSource
 from engineshed.catalog.store import CatalogStore, RegisteredSource
 from engineshed.errors import DomainError
-from engineshed.eventstore import StoreUnavailableError
+from engineshed.eventstore import until_available
 
 T = TypeVar("T")
 
 _AT_ONCE: Final = 2  # checkpoints
-_RETRY_S: Final = 1.0
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -69,23 +69,29 @@ class Registrar:
 
     async def run(self) -> None:
         """Resume what was interrupted, then register what comes, until cancelled."""
-        for checkpoint_id in await self._store.copying():
-            record = await self._store.checkpoint(checkpoint_id)
-            if record is not None:
-                self.begin(checkpoint_id, record.size_bytes)
+        await until_available(self._resume)
         async with asyncio.TaskGroup() as group:
             while True:
                 group.create_task(self._register(await self._queue.get()))
 
+    async def _resume(self) -> None:
+        for checkpoint_id in await self._store.copying():
+            record = await self._store.checkpoint(checkpoint_id)
+            if record is not None:
+                self.begin(checkpoint_id, record.size_bytes)
+
     async def _register(self, checkpoint_id: str) -> None:
         copying = self._under_way[checkpoint_id]
         try:
-            state = fold_checkpoint(await self._store.events.load(stream_of(checkpoint_id)))
+            state = await until_available(lambda: self._state(checkpoint_id))
             if state is not None and state.to_be_copied:
                 await self._carry_out(state, copying)
         finally:
             copying.cancel()  # when this task was cancelled, its thread is still at work
             del self._under_way[checkpoint_id]
+
+    async def _state(self, checkpoint_id: str) -> Checkpoint | None:
+        return fold_checkpoint(await self._store.events.load(stream_of(checkpoint_id)))
 
     async def _carry_out(self, state: Checkpoint, copying: Copying) -> None:
         outcome = await self._attempt(state, copying)
@@ -103,7 +109,7 @@ class Registrar:
 
     async def _attempt(self, state: Checkpoint, copying: Copying) -> Complete | Fail | None:
         """Return what came of the copy; None when it was cancelled."""
-        source = await self._store.source_of(state.checkpoint_id)
+        source = await until_available(lambda: self._store.source_of(state.checkpoint_id))
         try:
             return Complete(await self._in_thread(lambda: self._copy(state, source, copying)))
         except CopyCancelledError:
@@ -116,27 +122,22 @@ class Registrar:
 
     async def _record(self, state: Checkpoint, outcome: Complete | Fail) -> bool:
         """Record the outcome; return False when nobody wants the checkpoint any more."""
-        while True:
-            try:
-                recorded = await change_checkpoint(
-                    self._store.events, state.checkpoint_id, outcome, by_catalog(state.org_id)
-                )
-            except StoreUnavailableError as error:
-                log.warning(
-                    "outcome not recorded yet",
-                    checkpoint_id=state.checkpoint_id,
-                    retry_in_s=_RETRY_S,
-                    error=error.message,
-                )
-                await asyncio.sleep(_RETRY_S)
-            else:
-                log.info(
-                    "registration ended",
-                    checkpoint_id=state.checkpoint_id,
-                    outcome=[event.type.rpartition(".")[2] for event in recorded],
-                    reason=outcome.reason if isinstance(outcome, Fail) else "",
-                )
-                return bool(recorded)
+        recorded = await until_available(
+            lambda: change_checkpoint(
+                self._store.events, state.checkpoint_id, outcome, by_catalog(state.org_id)
+            )
+        )
+        log.info(
+            "registration ended",
+            checkpoint_id=state.checkpoint_id,
+            outcome=[event.type.rpartition(".")[2] for event in recorded],
+            reason=outcome.reason if isinstance(outcome, Fail) else "",
+        )
+        if recorded:
+            return True
+        # An attempt whose commit was interrupted may have recorded it.
+        now = await until_available(lambda: self._state(state.checkpoint_id))
+        return now is not None and now.registration is Registration.COMPLETE and not now.reclaimed
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -17,7 +17,7 @@ from engineshed.bus import TOKENS, Bus, EventPublisher, KeyValueWatcher, ensure_
 from engineshed.eventstore import EventStore, Relay
 from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import RpcServer, open_channel
-from engineshed.runtime import configure_logging, run, supervise, utc_now
+from engineshed.runtime import configure_logging, run, supervise, unless, utc_now
 from engineshed.scheduler.access import ACCESS
 from engineshed.scheduler.agent_service import AgentServicer
 from engineshed.scheduler.agents import Agents
@@ -55,7 +55,9 @@ async def main(stop: asyncio.Event) -> None:
     configure_logging(SERVICE, settings.log_level)
     configure_tracing(SERVICE)
     secrets = ReplicaSecrets.load(settings.replica_key_file)
-    store = await open_store(settings.store_url(SERVICE))
+    store = await unless(stop, open_store(settings.store_url(SERVICE)))
+    if store is None:
+        return
     bus = await Bus.connect(
         settings.nats_url,
         name=SERVICE,

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from engineshed.errors import DomainError
+from engineshed.eventstore import until_available
 from engineshed.runtime import utc_now
 from engineshed.scheduler import store
 from engineshed.scheduler.catalog_client import Catalog
@@ -36,7 +37,7 @@ class Holds:
 
     async def run(self) -> None:
         """Look for finished endpoints until cancelled."""
-        held = await store.held_checkpoints(self._journal.store)
+        held = await until_available(lambda: store.held_checkpoints(self._journal.store))
         self._released = {one for one in self._journal.view.finished if one not in held}
         while True:
             now = utc_now()

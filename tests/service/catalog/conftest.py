@@ -115,7 +115,13 @@ class Catalog:
 
     def start(self) -> None:
         """Start the catalog, and wait until it serves."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
         self._start("catalog", [sys.executable, "-m", "engineshed.catalog"])
+
+    def wait_ready(self) -> None:
         deadline = time.monotonic() + DEADLINE
         while not _listens(self.address):
             assert self._processes["catalog"].poll() is None, self.log
@@ -198,12 +204,14 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
 
 
 @pytest.fixture
-def own_catalog(tmp_path: Path) -> Iterator[Callable[..., Catalog]]:
+def own_catalog(
+    tmp_path: Path, database_settings: dict[str, str]
+) -> Iterator[Callable[..., Catalog]]:
     """Make a catalog that the test may kill; it is not started."""
     made: list[Catalog] = []
 
     def make(**settings: str) -> Catalog:
-        made.append(Catalog(tmp_path / str(len(made)), **settings))
+        made.append(Catalog(tmp_path / str(len(made)), **database_settings, **settings))
         return made[-1]
 
     yield make

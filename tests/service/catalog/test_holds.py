@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from tests.service.eventstore.servers import ON_EACH_DATABASE
 
 from engineshed import ids
 from engineshed.api.catalog.v1.checkpoint_service_pb2 import (
@@ -221,6 +222,7 @@ async def test_an_etag_that_is_no_longer_true_refuses_the_deletion(
     await _delete(admin, record, etag=record.etag)
 
 
+@ON_EACH_DATABASE
 async def test_what_a_killed_catalog_did_not_remove_goes_at_the_next_start(
     own_catalog: Callable[..., Catalog], call: Callable[[Catalog, str], Caller]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nats
 import pytest
+from tests.service.eventstore.servers import ON_EACH_DATABASE
 
 from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint, DeleteCheckpointRequest
 from engineshed.api.catalog.v1.organization_service_pb2 import ListOrganizationsRequest
@@ -36,6 +37,7 @@ def _kill_while_copying(catalog: Catalog, checkpoint_id: str) -> None:
     assert not (catalog.artifacts / checkpoint_id).exists(), "it was quicker than the kill"
 
 
+@ON_EACH_DATABASE
 async def test_a_registration_that_was_killed_is_done_at_the_next_start(
     own_catalog: Callable[..., Catalog], call: CallAs
 ) -> None:
@@ -121,6 +123,7 @@ async def test_a_store_of_artifacts_that_went_away_ends_nothing(
     )
 
 
+@ON_EACH_DATABASE
 async def test_what_was_there_is_there_again_and_made_once(
     own_catalog: Callable[..., Catalog], call: CallAs
 ) -> None:

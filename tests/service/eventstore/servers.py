@@ -10,6 +10,11 @@ from typing import Any, Self
 
 import psutil
 import psycopg
+import pytest
+
+ON_EACH_DATABASE = pytest.mark.parametrize(
+    "database_settings", ["sqlite", "postgresql"], indirect=True
+)
 
 
 class PostgresServer:

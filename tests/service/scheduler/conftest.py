@@ -26,9 +26,10 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[Stack]:
+def own_stack(tmp_path: Path, database_settings: dict[str, str]) -> Iterator[Stack]:
     """Return a stack to kill things in; nodes are lost after two seconds of silence."""
-    stack = Stack(tmp_path, ENGINESHED_LEASE_S="2", ENGINESHED_CHECKPOINT_POLL_S="0.2")
+    settings = {"ENGINESHED_LEASE_S": "2", "ENGINESHED_CHECKPOINT_POLL_S": "0.2"}
+    stack = Stack(tmp_path, **settings, **database_settings)
     stack.start()
     stack.wait_ready()
     yield stack

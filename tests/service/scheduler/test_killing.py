@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from nats.js import JetStreamContext
+from tests.service.eventstore.servers import ON_EACH_DATABASE
 from tests.service.scheduler.conftest import Join
 from tests.service.scheduler.stack import Stack, Tenant, eventually
 
@@ -144,6 +145,7 @@ def require_no_gpu_held_twice(events: list[Event]) -> None:
             held = {where: who for where, who in held.items() if who != ended.replica_id}
 
 
+@ON_EACH_DATABASE
 async def test_killed_at_random_points_it_loses_nothing_and_gives_no_gpu_twice(
     own_stack: Stack, tenant: Tenant, join: Join, region: str
 ) -> None:
