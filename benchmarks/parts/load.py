@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import uvloop
 from benchmarks.harness import ROOT, python_module
@@ -33,6 +33,8 @@ class Load:
     connections: int
     seconds: float = 0.0  # how long to go on asking; 0: one request a connection
     spread: float = 0.0  # over how many seconds the connections begin
+    path: str = "/v1/chat/completions"
+    body: dict[str, Any] | None = None  # None: what `upstream` answers according to `kind`
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +138,14 @@ class _Connection(asyncio.Protocol):
 
 async def _main(load: Load) -> None:
     loop = asyncio.get_running_loop()
-    body = json.dumps(
-        {
-            "model": "bench",
-            "messages": [{"role": "user", "content": load.kind}],
-            "stream": load.kind != "plain",
-        }
-    ).encode()
+    asked = load.body or {
+        "model": "bench",
+        "messages": [{"role": "user", "content": load.kind}],
+        "stream": load.kind != "plain",
+    }
+    body = json.dumps(asked).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1",
+        f"POST {load.path} HTTP/1.1",
         f"host: 127.0.0.1:{load.port}",
         f"authorization: Bearer {load.token}",
         "content-type: application/json",
@@ -170,7 +171,7 @@ async def _warm_up(connections: list[_Connection], load: Load) -> None:
     connections[0].keep = answer
     await asyncio.gather(*(connection.ask() for connection in connections))
     connections[0].keep = None
-    if load.kind != "plain" and b"".join(answer).count(b'"delta"') < EVENTS:
+    if load.body is None and load.kind != "plain" and b"".join(answer).count(b'"delta"') < EVENTS:
         raise RuntimeError(f"this is no stream of {EVENTS} events: {b''.join(answer)[:500]!r}")
 
 

@@ -44,14 +44,14 @@ async def infer(
     traceparent = current_traceparent()
     metadata = ((TRACEPARENT, traceparent),) if is_exported(traceparent) else ()
     call = stub.ModelStreamInfer(_once(request), timeout=timeout_secs, metadata=metadata)
-    error, final = "", False
+    error, last = "", None
     try:
-        async for message in call:
+        while (message := await call.read()) is not grpc.aio.EOF:
             if message.error_message:
                 error = message.error_message
             else:
-                final |= message.infer_response.parameters["triton_final_response"].bool_param
-                yield message.infer_response
+                last = message.infer_response
+                yield last
     except grpc.aio.AioRpcError as failure:
         details = failure.details() or failure.code().name
         raise InferenceError(Refusal.UNAVAILABLE, f"Triton went away: {details}") from failure
@@ -59,7 +59,7 @@ async def infer(
         call.cancel()  # without effect on a call that is over
     if error:
         raise read_error(error)
-    if not final:
+    if last is None or not last.parameters["triton_final_response"].bool_param:
         raise InferenceError(Refusal.INTERNAL, "Triton ended the answer early")
 
 

@@ -227,7 +227,7 @@ def _name_of(error: BaseException) -> str:
 async def _send_whole(exchange: Exchange, bodies: Bodies, report: _Report, run: Run) -> None:
     texts: list[list[str]] = [[] for _ in range(run.size)]
     reasons: list[FinishReason | None] = [None] * run.size
-    async for pieces in run.pieces():
+    while pieces := await run.news():
         report.first_token()
         for piece in pieces:
             texts[piece.index].append(piece.text)
@@ -238,7 +238,7 @@ async def _send_whole(exchange: Exchange, bodies: Bodies, report: _Report, run: 
 
 async def _stream(exchange: Exchange, bodies: Bodies, report: _Report, run: Run) -> None:
     opened: set[int] = set()
-    async for pieces in run.pieces():
+    while pieces := await run.news():
         report.first_token()
         if not exchange.status:
             await exchange.begin_stream()

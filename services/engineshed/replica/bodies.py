@@ -127,7 +127,7 @@ class ChatBodies(Bodies):
 
     def _delta(self, index: int, delta: str, reason: FinishReason | None) -> bytes:
         return self.chunk(
-            f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":{_dumps(reason)}}}'
+            f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":{_ended(reason)}}}'
         )
 
 
@@ -155,8 +155,15 @@ class CompletionBodies(Bodies):
         return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
 
     def _text(self, index: int, text: str, reason: FinishReason | None) -> bytes:
-        return self.chunk(_dumps(self.choice(index, text, reason)))
+        return self.chunk(
+            f'{{"index":{index},"text":{_dumps(text)},"logprobs":null,'
+            f'"finish_reason":{_ended(reason)}}}'
+        )
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _ended(reason: FinishReason | None) -> str:
+    return "null" if reason is None else f'"{reason}"'
+
+
+# One encoder for all: `json.dumps` makes one for each call, which takes longer than the text.
+_dumps: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

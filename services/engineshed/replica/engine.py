@@ -1,15 +1,15 @@
-"""Triton's model as an async iterator of token ids.
+"""Triton's model as a source of token ids.
 
-Each sequence is a gRPC call of its own, with the tensors of NVIDIA's tensorrtllm back end. Leaving
-the iterator cancels the call, and Triton tells the engine.
+Each sequence is a gRPC call of its own, with the tensors of NVIDIA's tensorrtllm back end. Whoever
+is cancelled while it reads one cancels the call, and Triton tells the engine.
 """
 
 import struct
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -26,6 +26,10 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
 )
+
+
+Arrived: TypeAlias = Callable[[list[int]], None]
+"""Takes new ids. A call for each response costs less than an iterator on every floor would."""
 
 
 class EngineError(Exception):
@@ -76,10 +80,8 @@ class Engine:
         self.gone = False
         """Set it when Triton has ended: then nobody waits for it to have room again."""
 
-    async def generate(
-        self, generation: Generation, request_id: str
-    ) -> AsyncGenerator[list[int], None]:
-        """Yield new token ids as they come; close the iterator to stop the engine.
+    async def generate(self, generation: Generation, request_id: str, arrived: Arrived) -> None:
+        """Give new token ids to `arrived` as they come, until the engine ends the sequence.
 
         Raises:
             EngineUnavailableError: Triton is gone or full.
@@ -92,7 +94,7 @@ class Engine:
             async with aclosing(infer(self._stub, request, _LONGEST_SECONDS)) as responses:
                 async for response in responses:
                     if ids := output_ids(response):
-                        yield ids
+                        arrived(ids)
         except InferenceError as error:
             raise _ERRORS[error.refusal](error.message) from error
 

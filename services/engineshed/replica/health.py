@@ -105,10 +105,9 @@ async def canary(serving: Serving) -> None:
         EngineError: the engine fails.
 
     """
-    tokens = 0
-    async for ids in serving.read(CANARY, "canary"):
-        tokens += len(ids)
-    if tokens == 0:
+    tokens: list[int] = []
+    await serving.generate(CANARY, "canary", tokens.extend)
+    if not tokens:
         raise EngineError("a test request got no tokens")
 
 

@@ -5,15 +5,13 @@ passes it on. What comes while that is busy (a slow client, a busy process) goes
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
 from engineshed.replica.admission import Admission
 from engineshed.replica.domain.answer import Answer, FinishReason
 from engineshed.replica.domain.detokenizer import Decoding
-from engineshed.replica.engine import Engine, EngineUnavailableError, Generation
+from engineshed.replica.engine import Arrived, Engine, EngineUnavailableError, Generation
 from engineshed.replica.prompts import Task
 
 _FIRST_RETRY_SECONDS: Final = 0.02
@@ -70,10 +68,8 @@ class Serving:
             reader.add_done_callback(self._ending.discard)
             asyncio.get_running_loop().call_later(_END_SECONDS, reader.cancel)
 
-    async def read(
-        self, generation: Generation, request_id: str
-    ) -> AsyncGenerator[list[int], None]:
-        """Yield a sequence's ids as the engine sends them, once it is its turn.
+    async def generate(self, generation: Generation, request_id: str, arrived: Arrived) -> None:
+        """Give a sequence's ids to `arrived` as the engine sends them, once it is its turn.
 
         Raises:
             EngineError: the engine failed.
@@ -82,27 +78,27 @@ class Serving:
         async with self._turns:
             self.running += 1
             try:
-                async with aclosing(self._when_there_is_room(generation, request_id)) as arrivals:
-                    async for ids in arrivals:
-                        self.responses += 1
-                        yield ids
+                await self._when_there_is_room(generation, request_id, arrived)
             finally:
                 self.running -= 1
 
     async def _when_there_is_room(
-        self, generation: Generation, request_id: str
-    ) -> AsyncGenerator[list[int], None]:
+        self, generation: Generation, request_id: str, arrived: Arrived
+    ) -> None:
         """Ask again while the engine is full: it takes a moment to notice a cancellation."""
+        begun = False
+
+        def take(ids: list[int]) -> None:
+            nonlocal begun
+            begun = True
+            self.responses += 1
+            arrived(ids)
+
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + _RETRY_FOR_SECONDS, _FIRST_RETRY_SECONDS
         while True:
-            begun = False
             try:
-                async with aclosing(self._engine.generate(generation, request_id)) as arrivals:
-                    async for ids in arrivals:
-                        begun = True
-                        yield ids
-                return
+                return await self._engine.generate(generation, request_id, take)
             except EngineUnavailableError:
                 if begun or self._engine.gone or loop.time() > deadline:
                     raise
@@ -120,6 +116,7 @@ class Run:
         self._arrived: dict[int, list[int]] = {}
         self._ended: list[int] = []
         self._error: Exception | None = None
+        self._unfinished = len(answers)
         self._news = asyncio.Event()
 
     def begin(self, generations: tuple[Generation, ...], request_id: str) -> None:
@@ -158,22 +155,21 @@ class Run:
         self._error = error
         self._news.set()
 
-    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
-        """Yield what is new, of all choices that have news, until all are done.
+    async def news(self) -> list[Piece]:
+        """Return what is new, of all choices that have news, once there is some; none at the end.
 
         Raises:
             EngineError: the engine failed one of the sequences.
 
         """
-        unfinished = len(self._answers)
-        while unfinished:
+        while self._unfinished:
+            if pieces := self._take():
+                return pieces
+            if self._error is not None:
+                raise self._error
             await self._news.wait()
             self._news.clear()
-            if pieces := self._take():
-                unfinished -= sum(piece.finish_reason is not None for piece in pieces)
-                yield pieces
-            if self._error is not None and unfinished:
-                raise self._error
+        return []
 
     def _take(self) -> list[Piece]:
         arrived, self._arrived = self._arrived, {}
@@ -186,16 +182,20 @@ class Run:
             text = answer.end() if ids is None else answer.take(ids)
             if answer.cut_short:
                 self._readers[index].cancel()
+            if answer.finish_reason is not None:
+                self._unfinished -= 1
             if text or answer.finish_reason:
                 pieces.append(Piece(index, text, answer.finish_reason))
         return pieces
 
     async def _read(self, index: int, generation: Generation, request_id: str) -> None:
+        def arrived(ids: list[int]) -> None:
+            if self._error is None:
+                self._arrived.setdefault(index, []).extend(ids)
+                self._news.set()
+
         try:
-            async with aclosing(self._serving.read(generation, request_id)) as arrivals:
-                async for ids in arrivals:
-                    self._arrived.setdefault(index, []).extend(ids)
-                    self._news.set()
+            await self._serving.generate(generation, request_id, arrived)
         except Exception as error:  # noqa: BLE001 - raised where the pieces are read
             self.fail(error)
         else:

@@ -30,6 +30,7 @@ END_ID = 256
 USER_ID = 257
 ASSISTANT_ID = 258
 MAX_CONTEXT = 400
+ECHO = Path(__file__).with_name("echo_model.py")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'system' and not loop.first %}"
@@ -73,9 +74,17 @@ def byte_tokenizer(*, chat_template: str | None) -> PreTrainedTokenizerFast:
 
 
 def write_echo_engine(
-    folder: Path, manifest: EngineManifest = MANIFEST, *, chat: bool = True, load_error: str = ""
+    folder: Path,
+    manifest: EngineManifest = MANIFEST,
+    *,
+    chat: bool = True,
+    load_error: str = "",
+    program: Path = ECHO,
 ) -> tuple[Path, Path]:
-    """Write an engine that echoes, and the model repository that serves it; return both."""
+    """Write an engine that echoes, and the model repository that serves it; return both.
+
+    Another `program` does something else with the same tensors.
+    """
     engine = folder / "engine"
     tokenizer = byte_tokenizer(chat_template=CHAT_TEMPLATE if chat else None)
     tokenizer.save_pretrained(engine / "tokenizer")
@@ -83,8 +92,7 @@ def write_echo_engine(
     repository = folder / "repository"
     model = repository / MODEL_NAME / "1"
     model.mkdir(parents=True)
-    program = Path(__file__).with_name("echo_model.py").read_text()
-    (model / "model.py").write_text(program)
+    (model / "model.py").write_text(program.read_text())
     scalars = {"input_lengths": "INT32", "request_output_len": "INT32", "streaming": "BOOL"}
     scalars |= {"end_id": "INT32", "runtime_top_k": "INT32", "runtime_top_p": "FP32"}
     scalars |= {"temperature": "FP32", "seed": "UINT64"}

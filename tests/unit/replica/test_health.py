@@ -1,11 +1,10 @@
 import asyncio
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
-from engineshed.replica.engine import EngineError
+from engineshed.replica.engine import Arrived, EngineError
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.replica.health import EngineWatch, Patience, patiently
 
@@ -21,7 +20,7 @@ class Engine:
         self.canaries = 0
         self._answers = list(answers)
 
-    async def read(self, generation: Any, request_id: str) -> AsyncGenerator[list[int], None]:
+    async def generate(self, generation: Any, request_id: str, arrived: Arrived) -> None:
         self.canaries += 1
         answer = self._answers.pop(0) if self._answers else "token"
         if answer == "error":
@@ -32,7 +31,7 @@ class Engine:
             self.responses += 1
             await asyncio.Event().wait()
         self.responses += 1
-        yield [1]
+        arrived([1])
 
 
 async def watched(engine: Any, *, suspect: bool = False) -> None:
