@@ -1,11 +1,13 @@
 """Several processes on one store, of which one leads: the lease, the term, and what is refused."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy import Connection, text
+from tests.service.eventstore.servers import PostgresServer
 
 from engineshed.eventstore import (
     EventStore,
@@ -176,3 +178,35 @@ async def test_nobody_can_be_sure_of_a_database_that_does_not_answer(
 
     with pytest.raises(NotLeaderError, match="the lease of term 1 has run out"):
         await leader.keep()
+
+
+async def test_a_process_that_was_stopped_in_its_transaction_keeps_nobody_from_leading(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = "SET LOCAL idle_in_transaction_session_timeout = '300ms'"
+    monkeypatch.setattr("engineshed.eventstore.postgresql._LIMITS", limits)
+    url = postgres_server.new_database()
+    stopped, store = [await EventStore.open(url, service="test") for _ in range(2)]
+    await win(member(stopped, "m1"))
+    goes_on = threading.Event()
+    appending = asyncio.create_task(stopped.append(append(1), write=lambda _: wait_for(goes_on)))
+    while not await holds_the_head(store):
+        await asyncio.sleep(0.01)
+
+    assert await win(member(store, "m2", gone=frozenset({"m1"}))) == 2
+    goes_on.set()
+    with pytest.raises((StoreUnavailableError, NotLeaderError)):
+        await appending
+    assert await store.load("a/1") == []
+    await stopped.close()
+    await store.close()
+
+
+def wait_for(event: threading.Event) -> None:
+    event.wait(30)
+
+
+async def holds_the_head(store: EventStore) -> bool:
+    """Tell whether a transaction holds the row that every append locks."""
+    query = text("SELECT count(*) FROM pg_locks WHERE mode = 'RowShareLock'")
+    return await store.query(lambda connection: bool(connection.scalar(query)))
