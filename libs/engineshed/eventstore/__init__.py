@@ -16,6 +16,7 @@ from engineshed.eventstore.errors import (
 )
 from engineshed.eventstore.handling import handle
 from engineshed.eventstore.leadership import Leadership
+from engineshed.eventstore.migrating import SchemaError, Tables
 from engineshed.eventstore.model import Idempotency, Metadata, RecordedEvent, StreamAppend
 from engineshed.eventstore.patience import until_available
 from engineshed.eventstore.relay import EventSink, Relay
@@ -33,9 +34,11 @@ __all__ = [
     "Relay",
     "RequestIdReusedError",
     "RequestRepeatedError",
+    "SchemaError",
     "StoreUnavailableError",
     "StreamAppend",
     "StreamConflictError",
+    "Tables",
     "UnknownEventTypeError",
     "handle",
     "until_available",

@@ -1,12 +1,15 @@
 """Opening the database of an event store: of which kind it is, and that its tables are there."""
 
 import re
+from functools import partial
 from typing import Final
 
-from sqlalchemy import MetaData, insert, select
+from sqlalchemy import insert, select
 
 from engineshed.eventstore.database import FORMS, Database
-from engineshed.eventstore.schema import LOG, log_head
+from engineshed.eventstore.migrating import LOG_TABLES, Tables, bring_up_to_date, is_current
+from engineshed.eventstore.reading import head_position
+from engineshed.eventstore.schema import log_head
 
 _SERVICE: Final = re.compile(r"[a-z][a-z0-9_]*")  # it names a schema, too
 
@@ -38,19 +41,19 @@ def open_database(url: str, service: str) -> Database:
             )
 
 
-def prepare(database: Database, metadata: MetaData | None) -> int:
-    """Make what is missing; return the last position of the log.
+def prepare(database: Database, tables: Tables | None) -> int:
+    """See to it that the tables are there, as this code wants them; return the last position.
 
     Raises:
+        SchemaError: newer code has been here, or another service.
         StoreUnavailableError: the database does not answer.
 
     """
-    with database.write() as connection:
-        database.claim(connection)
-        LOG.create_all(connection)
-        if metadata is not None:
-            metadata.create_all(connection)
-        position = connection.scalar(select(log_head.c.position))
-        if position is None:
-            connection.execute(insert(log_head), {"id": 1, "position": 0, "recorded_at": 0})
-        return position or 0
+    sets = [LOG_TABLES, *([tables] if tables else ())]
+    if not database.read(partial(is_current, sets=sets)):
+        with database.write() as connection:
+            database.claim(connection)
+            bring_up_to_date(connection, sets)
+            if connection.scalar(select(log_head.c.position)) is None:
+                connection.execute(insert(log_head), {"id": 1, "position": 0, "recorded_at": 0})
+    return database.read(head_position)

@@ -7,7 +7,8 @@ holds all up to `WINDOW` positions before it, even if one in between was lost.
 A broker that crashes may also lose the end of what it had acknowledged. Therefore the last event
 of every page travels alone, and becomes the settled position: the broker stored everything up to
 it before anything behind it. While the broker's last event is the settled one or a later one,
-nothing up to it is lost. After an error the relay goes on from there, or from `WINDOW` positions
+nothing up to it is lost. It is written down beside the publishing, a little later when much
+happens: one that was written down too early would be wrong, one from a moment ago is not. After an error the relay goes on from there, or from `WINDOW` positions
 before the broker's last event, whichever is later. What it repeats carries the same event id.
 """
 
@@ -34,6 +35,7 @@ _log = structlog.get_logger()
 WINDOW: Final = 64
 
 _CURSOR: Final = "relay"
+_SAVE_S: Final = 0.1  # between two times that the settled position is written down
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 
@@ -67,6 +69,8 @@ class Relay:
         self._sink = sink
         self._acknowledged = 0  # every event up to here was
         self._settled = 0
+        self._saved = 0  # the settled position that is written down
+        self._saving: asyncio.Task[None] | None = None
         self._in_doubt = 0  # events up to here may be held already, in any order
         self._oldest: datetime | None = None  # of the events that are on their way
         self.published = 0  # acknowledgements so far, those of repeated events included
@@ -85,7 +89,14 @@ class Relay:
     async def run(self) -> None:
         """Publish for ever; after an error, ask the sink what it holds and go on from there."""
         self._settled = await self._store.query(lambda connection: cursor(connection, _CURSOR))
-        self._acknowledged = self._settled
+        self._acknowledged = self._saved = self._settled
+        try:
+            await self._publish_for_ever()
+        finally:
+            if self._saving is not None:
+                self._saving.cancel()
+
+    async def _publish_for_ever(self) -> None:
         pause = _FIRST_PAUSE_S
         while True:
             before = self._acknowledged
@@ -129,7 +140,8 @@ class Relay:
                 after_position=certain,
                 events=last - certain,
             )
-            await self._settle(0)
+            self._settled = 0
+            await self._save()
         self._acknowledged = certain
         self._in_doubt = certain if held == self._settled else last
 
@@ -143,7 +155,10 @@ class Relay:
                     await self._publish(page[:-1])
                     await self._publish(page[-1:])
                     if self._acknowledged > self._in_doubt:
-                        await self._settle(self._acknowledged)
+                        self._settled = self._acknowledged
+                        self._save_soon()
+                elif self._saved != self._settled:
+                    self._save_soon()  # what failed before is tried again
                 elif self._acknowledged == self._settled and loop.time() > asked + _ASK_AGAIN_S:
                     asked = loop.time()
                     held = await self._sink.resume_position()
@@ -182,9 +197,28 @@ class Relay:
         self._oldest = None
         self.published += 1
 
-    async def _settle(self, position: int) -> None:
+    def _save_soon(self) -> None:
+        """Write the settled position down, beside what goes on; one at a time."""
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(self._keep_saved())
+
+    async def _keep_saved(self) -> None:
+        try:
+            while self._saved != self._settled:
+                await self._save()
+                await asyncio.sleep(_SAVE_S)
+        except Exception as error:  # noqa: BLE001 - what is written down is only older, not wrong
+            _log.warning(
+                "the relay's position is not written down",
+                service=self._store.service,
+                position=self._settled,
+                error=repr(error),
+            )
+
+    async def _save(self) -> None:
+        position = self._settled
         await self._store.append(write=partial(_save_cursor, position))
-        self._settled = position
+        self._saved = position
 
 
 def _save_cursor(position: int, connection: Connection) -> None:

@@ -3,6 +3,8 @@
 Positions come from the one row of `log_head`, not from an identity column: identity values become
 visible out of order and leave holes on rollback, and a reader that follows them would skip events.
 Whoever appends holds that row until it commits, so appends are serialized.
+
+A change here needs a migration.
 """
 
 from typing import Final

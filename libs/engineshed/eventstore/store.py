@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Final, Self, TypeAlias, TypeVar
 
 import structlog
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection
 
 from engineshed.eventstore import reading
 from engineshed.eventstore.database import READERS, Database
 from engineshed.eventstore.errors import StoreUnavailableError
 from engineshed.eventstore.metrics import StoreMetrics
+from engineshed.eventstore.migrating import Tables
 from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
 from engineshed.eventstore.opening import open_database, prepare
 from engineshed.eventstore.patience import until_available
@@ -86,11 +87,11 @@ class EventStore:
         url: str,
         *,
         service: str,
-        metadata: MetaData | None = None,
+        tables: Tables | None = None,
         project: Project | None = None,
         clock: Callable[[], datetime] = _now,
     ) -> Self:
-        """Open the store; tables that are missing are created.
+        """Open the store; tables that are missing are made, older ones are migrated.
 
         While the database does not answer, this waits for it and says so in the log.
 
@@ -98,7 +99,7 @@ class EventStore:
             url: where, e.g. `sqlite:////var/lib/engineshed/catalog.db` or
                 `postgresql://user:password@host/database`.
             service: whose store it is, e.g. `catalog`; on PostgreSQL the schema's name, too.
-            metadata: the tables of the service's read models.
+            tables: those of the service's read models.
             project: brings the read models up to date with one event, in the transaction that
                 records it. It runs in the writer's thread and must do nothing but write to its
                 connection: when it raises, the append fails and is undone, and it may be called
@@ -107,10 +108,11 @@ class EventStore:
 
         Raises:
             ValueError: the URL names a database that is not supported.
+            SchemaError: newer code has used the database, or another service.
 
         """
         database = await asyncio.to_thread(open_database, url, service)
-        position = await until_available(lambda: asyncio.to_thread(prepare, database, metadata))
+        position = await until_available(lambda: asyncio.to_thread(prepare, database, tables))
         return cls(service, database, Writer(database, project, clock), position)
 
     @property

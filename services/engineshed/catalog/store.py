@@ -49,7 +49,7 @@ class CatalogStore:
     async def open(cls, url: str) -> "CatalogStore":
         """Open the store at an SQLAlchemy URL; what is missing is made."""
         return cls(
-            await EventStore.open(url, service=SERVICE, metadata=tables.TABLES, project=project)
+            await EventStore.open(url, service=SERVICE, tables=tables.TABLES, project=project)
         )
 
     async def organization(self, org_id: str) -> Organization | None:

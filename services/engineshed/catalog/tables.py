@@ -2,17 +2,24 @@
 
 Records are kept as messages, with columns for what is asked by. `position` is that of the event
 which began the object: lists are in its order.
+
+A change here needs a migration.
 """
 
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, MetaData, String, Table
 
-TABLES: Final = MetaData()
+from engineshed.eventstore import Tables
+
+METADATA: Final = MetaData()
+
+TABLES: Final = Tables("catalog", METADATA, Path(__file__).parent / "migrations")
 
 organizations: Final = Table(
     "organizations",
-    TABLES,
+    METADATA,
     Column("org_id", String, primary_key=True),
     Column("slug", String, nullable=False, unique=True),
     Column("position", BigInteger, nullable=False, unique=True),
@@ -21,7 +28,7 @@ organizations: Final = Table(
 
 tokens: Final = Table(
     "tokens",
-    TABLES,
+    METADATA,
     Column("token_id", String, primary_key=True),
     Column("org_id", String, nullable=False),
     Column("position", BigInteger, nullable=False, unique=True),
@@ -33,14 +40,14 @@ tokens: Final = Table(
 # No event carries it: events are public.
 token_hashes: Final = Table(
     "token_hashes",
-    TABLES,
+    METADATA,
     Column("secret_sha256", String, primary_key=True),
     Column("token_id", String, nullable=False, unique=True),
 )
 
 checkpoints: Final = Table(
     "checkpoints",
-    TABLES,
+    METADATA,
     Column("checkpoint_id", String, primary_key=True),
     Column("org_id", String, nullable=False),
     Column("position", BigInteger, nullable=False, unique=True),
@@ -55,7 +62,7 @@ checkpoints: Final = Table(
 # How a source was allowed and found to be: a registration that is resumed needs the very same.
 registrations: Final = Table(
     "registrations",
-    TABLES,
+    METADATA,
     Column("checkpoint_id", String, primary_key=True),
     Column("anywhere", Boolean, nullable=False),  # an operator asked for it
     Column("modified_ns", LargeBinary, nullable=False),  # JSON: of each file
@@ -63,7 +70,7 @@ registrations: Final = Table(
 
 holds: Final = Table(
     "holds",
-    TABLES,
+    METADATA,
     Column("checkpoint_id", String, primary_key=True),
     Column("holder_id", String, primary_key=True),
     Column("position", BigInteger, nullable=False, unique=True),

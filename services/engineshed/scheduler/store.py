@@ -28,9 +28,7 @@ class Terminated:
 
 async def open_store(url: str) -> EventStore:
     """Open the scheduler's event store at an SQLAlchemy URL; what is missing is made."""
-    return await EventStore.open(
-        url, service=SERVICE, metadata=tables.TABLES, project=tables.project
-    )
+    return await EventStore.open(url, service=SERVICE, tables=tables.TABLES, project=tables.project)
 
 
 async def endpoint_ids(

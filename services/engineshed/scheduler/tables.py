@@ -1,9 +1,10 @@
 """The scheduler's tables beside the log, and how events keep them.
 
 What endpoints and nodes are is held in memory; here stands what must be unique, what lists are
-made of, and the little that is known but is no event.
+made of, and the little that is known but is no event. A change of a table needs a migration.
 """
 
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import (
@@ -22,17 +23,19 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
-from engineshed.eventstore import RecordedEvent
+from engineshed.eventstore import RecordedEvent, Tables
 from engineshed.scheduler.domain.errors import GpuTakenError, RoutingKeyTakenError
 
-TABLES: Final = MetaData()
+METADATA: Final = MetaData()
+
+TABLES: Final = Tables("scheduler", METADATA, Path(__file__).parent / "migrations")
 
 # SQLite's row id, and so its cheapest key, is a column of exactly this type.
 _Position: Final = BigInteger().with_variant(Integer(), "sqlite")
 
 endpoints: Final = Table(
     "endpoints",
-    TABLES,
+    METADATA,
     Column("position", _Position, primary_key=True, autoincrement=False),  # of EndpointCreated
     Column("endpoint_id", String, nullable=False, unique=True),
     Column("org_id", String, nullable=False),
@@ -47,7 +50,7 @@ endpoints: Final = Table(
 # Behind the domain: no GPU is ever given to two replicas.
 gpus: Final = Table(
     "gpus",
-    TABLES,
+    METADATA,
     Column("node_id", String, primary_key=True),
     Column("gpu", Integer, primary_key=True),
     Column("replica_id", String, nullable=False, index=True),
@@ -57,7 +60,7 @@ gpus: Final = Table(
 # The holds at the catalog that have not been given back yet.
 holds: Final = Table(
     "holds",
-    TABLES,
+    METADATA,
     Column("endpoint_id", String, primary_key=True),
     Column("checkpoint_id", String, nullable=False),
     sqlite_with_rowid=False,
@@ -67,7 +70,7 @@ holds: Final = Table(
 # runs.
 heard: Final = Table(
     "heard",
-    TABLES,
+    METADATA,
     Column("node_id", String, primary_key=True),
     Column("heard_at", BigInteger, nullable=False),  # microseconds since 1970
     sqlite_with_rowid=False,

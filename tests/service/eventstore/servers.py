@@ -33,10 +33,17 @@ class PostgresServer:
     def start(self) -> None:
         self._server.start()
 
+    def processes(self) -> list[psutil.Process]:
+        """Return all of it that runs."""
+        try:
+            server = psutil.Process(self._server.get_pid())
+            return [server, *server.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
     def kill(self) -> None:
         """Kill -9 all of it."""
-        server = psutil.Process(self._server.get_pid())
-        processes = [server, *server.children(recursive=True)]
+        processes = self.processes()
         for process in processes:
             process.kill()
         psutil.wait_procs(processes, timeout=10)

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy import Column, Connection, MetaData, String, Table, func, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from engineshed.eventstore import EventStore, Metadata, RecordedEvent, StreamAppend
+from engineshed.eventstore import EventStore, Metadata, RecordedEvent, StreamAppend, Tables
 
 OpenStore = Callable[..., Awaitable[EventStore]]
 ME = Metadata("tok_1", "org_1")
@@ -42,8 +43,9 @@ def all_names(connection: Connection) -> list[str]:
 
 
 @pytest.fixture
-async def store(open_store: OpenStore) -> EventStore:
-    return await open_store(metadata=MODELS, project=project)
+async def store(open_store: OpenStore, tmp_path: Path) -> EventStore:
+    (tmp_path / "r0001_names.py").touch()
+    return await open_store(tables=Tables("models", MODELS, tmp_path), project=project)
 
 
 async def test_a_service_reads_its_own_writes(store: EventStore) -> None:
