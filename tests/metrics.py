@@ -23,8 +23,11 @@ def sample(source: Collector | str, name: str, **labels: str) -> float:
 
 
 def names(text: str) -> set[str]:
-    """Return the names of all metrics in Prometheus' text."""
-    return {family.name for family in text_string_to_metric_families(text)}
+    """Return the names of all metrics in Prometheus' text, as one asks for them."""
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in text_string_to_metric_families(text)
+    }
 
 
 def _families(source: Collector | str) -> Iterable[Metric]:

@@ -4,7 +4,12 @@ import asyncio
 from importlib.metadata import version
 from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -21,6 +26,7 @@ class Exposition:
     """
 
     def __init__(self, service: str, *collectors: Collector) -> None:
+        disable_created_metrics()  # a series more for each, with the time of its making
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.add(_Build(service), *collectors)

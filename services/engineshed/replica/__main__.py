@@ -55,7 +55,7 @@ def _run(directory: Path) -> int:
         return _INVALID
     configure_logging("replica", spec.log_level)
     configure_tracing("replica")
-    structlog.contextvars.bind_contextvars(replica_id=spec.replica_id)
+    structlog.contextvars.bind_contextvars(replica_id=spec.replica_id, endpoint_id=spec.endpoint_id)
     status = Status(directory, spec.replica_id)
     try:
         manifest = EngineManifest.read(Path(spec.engine_directory))

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from engineshed.replica.admission import Admission
 from engineshed.replica.answering import CHAT, COMPLETION, Answering, Endpoint
@@ -55,6 +56,7 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         exchange = Exchange(scope, receive, send)
+        bind_contextvars(request_id=exchange.request_id)  # each request has a task of its own
         try:
             await self._serve(exchange)
         except ApiError as error:

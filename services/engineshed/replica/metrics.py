@@ -6,7 +6,12 @@ The names are those of OpenTelemetry's conventions for generative AI, as Prometh
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -25,6 +30,7 @@ class Metrics:
 
     def __init__(self, model: str, admission: Admission) -> None:
         self._model = model
+        disable_created_metrics()  # a series more for each, with the time of its making
         self._registry = CollectorRegistry()
         self._registry.register(_AdmissionCollector(admission))
         names = (_OPERATION, _MODEL)
