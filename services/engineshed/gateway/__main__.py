@@ -11,8 +11,9 @@ from engineshed.gateway.controlplane import control_plane
 from engineshed.gateway.controlplane.clients import Services
 from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
-from engineshed.gateway.dataplane.connections import allow_many, open_session
+from engineshed.gateway.dataplane.connections import allow_many
 from engineshed.gateway.dataplane.forward import Forwarder
+from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.metrics import GatewayMetrics
 from engineshed.gateway.routes import Routes
 from engineshed.gateway.server import serve_http
@@ -37,6 +38,7 @@ async def serve(stop: asyncio.Event) -> None:
     routes = Routes(bus, copies / "routes.json", gone=metrics.forget)
     tokens = KeyValueWatcher(bus, TOKENS, copy=copies / "tokens.json")
     own_token = settings.service_token()
+    fronts = Fronts(settings.tls.client_context() if settings.tls else None)
     async with (
         open_channel(
             settings.catalog_address, own_token, "gateway", tls=settings.tls_to("catalog")
@@ -48,7 +50,6 @@ async def serve(stop: asyncio.Event) -> None:
             healthy=LEADER,
             tls=settings.tls_to("scheduler"),
         ) as scheduler,
-        open_session(settings.tls.client_context() if settings.tls else None) as session,
     ):
         directory = TokenDirectory(
             ServiceTokens.load(settings.services_file),
@@ -60,7 +61,7 @@ async def serve(stop: asyncio.Event) -> None:
             DataPlane(
                 routes.entries,
                 directory,
-                Forwarder(session, Balancer()),
+                Forwarder(fronts, Balancer()),
                 settings.region,
                 settings.public_host,
                 metrics,
@@ -83,6 +84,7 @@ async def serve(stop: asyncio.Event) -> None:
                 "http": serve_http(app, settings),
             },
         )
+    fronts.close()
     await bus.close()
 
 

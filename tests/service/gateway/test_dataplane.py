@@ -18,6 +18,7 @@ from engineshed.auth import Principal, UnauthenticatedError
 from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import Forwarder
+from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.dataplane.http import MAX_BODY_BYTES
 from engineshed.gateway.metrics import GatewayMetrics
 
@@ -77,9 +78,9 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     routes: dict[str, Route] = {}
     balancer = Balancer()
-    upstream = aiohttp.ClientSession(auto_decompress=False)
+    fronts = Fronts()
     metrics = GatewayMetrics()
-    forwarder = Forwarder(upstream, balancer)
+    forwarder = Forwarder(fronts, balancer)
     plane = DataPlane(routes, Callers(), forwarder, "local", "localhost:8080", metrics)
     server = uvicorn.Server(
         uvicorn.Config(plane, port=0, lifespan="off", log_config=None, access_log=False)
@@ -94,7 +95,7 @@ async def served() -> AsyncIterator[Served]:
     await client.close()
     server.should_exit = True
     await serving
-    await upstream.close()
+    fronts.close()
 
 
 @pytest.fixture

@@ -4,23 +4,25 @@ Until the first byte of an answer has come a failed replica is passed over for t
 it a failure shows: an error event in a stream, and never an end that looks clean.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-import aiohttp
 import structlog
 
 from engineshed.api.scheduler.v1.route_pb2 import Route, RouteReplica
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.errors import OpenAIError, recovering
 from engineshed.gateway.dataplane.exchange import Exchange
+from engineshed.gateway.dataplane.fronts import Answer, Fronts
 from engineshed.gateway.dataplane.http import Header
 from engineshed.telemetry.tracing import TRACEPARENT
 
-EVENT_STREAM: Final = "text/event-stream"
+EVENT_STREAM: Final = b"text/event-stream"
 # What of a replica's headers a caller gets.
-_PASSED: Final = ("content-type", "content-length", "retry-after", "cache-control")
+_PASSED: Final = (b"content-type", b"content-length", b"retry-after", b"cache-control")
+_REFUSAL_BYTES: Final = 64 * 1024
 _BROKEN: Final = OpenAIError(
     HTTPStatus.BAD_GATEWAY,
     "stream_broken",
@@ -40,8 +42,8 @@ class _PassOver(Exception):  # noqa: N818 - no error of ours: the next replica g
 class Forwarder:
     """The replicas' side of the gateway."""
 
-    def __init__(self, session: aiohttp.ClientSession, balancer: Balancer) -> None:
-        self._session = session
+    def __init__(self, fronts: Fronts, balancer: Balancer) -> None:
+        self._fronts = fronts
         self._balancer = balancer
 
     async def forward(self, route: Callable[[], Route], exchange: Exchange, body: bytes) -> int:
@@ -73,15 +75,15 @@ class Forwarder:
         if exchange.span.traceparent:
             headers[TRACEPARENT] = exchange.span.traceparent
         try:
-            async with self._session.post(
-                replica.url + exchange.path, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                    raise _PassOver(await _refusal(response))
-                first = await response.content.readany()
-                await _pass(response, first, exchange)
-                return response.status
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            answer = await self._fronts.post(replica.url, exchange.path, headers, body)
+            try:
+                if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise _PassOver(await _refusal(answer))
+                await _pass(answer, await answer.read(), exchange)
+                return answer.status
+            finally:
+                answer.release()
+        except OSError as error:
             log.warning(
                 "replica unreachable",
                 request_id=exchange.request_id,
@@ -91,37 +93,39 @@ class Forwarder:
             raise _PassOver from error
 
 
-async def _pass(response: aiohttp.ClientResponse, first: bytes, exchange: Exchange) -> None:
+async def _pass(answer: Answer, first: bytes, exchange: Exchange) -> None:
     """Send the answer, in the pieces in which it comes; `first` has come."""
-    send, content = exchange.send, response.content
-    headers = [*_passed(response.headers), exchange.id_header]
-    exchange.streams = response.content_type == EVENT_STREAM
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    chunk = first
+    send, headers = exchange.send, answer.headers
+    passed: list[Header] = [(name, headers[name]) for name in _PASSED if name in headers]
+    exchange.streams = headers.get(b"content-type", b"").startswith(EVENT_STREAM)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": [*passed, exchange.id_header],
+        }
+    )
+    part = first
     try:
-        while not content.at_eof():
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            chunk = await content.readany()
-    except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        while not answer.ended:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            part = await answer.read()
+    except OSError as error:
         exchange.metrics.broken += 1
         log.warning("answer broken", request_id=exchange.request_id, error=repr(error))
         if exchange.streams:
             event = b"data: " + _BROKEN.body() + b"\n\n"
             await send({"type": "http.response.body", "body": event, "more_body": True})
         return  # without the last part: the server then closes the connection in the middle
-    await send({"type": "http.response.body", "body": chunk})
+    await send({"type": "http.response.body", "body": part})
 
 
-async def _refusal(response: aiohttp.ClientResponse) -> OpenAIError:
+async def _refusal(answer: Answer) -> OpenAIError:
     """Return what a replica that takes no more says."""
     try:
-        said = (await response.json())["error"]
+        said = json.loads(await answer.whole(_REFUSAL_BYTES))["error"]
         return OpenAIError(
             HTTPStatus.SERVICE_UNAVAILABLE, str(said["code"]), str(said["message"]), retry_after=1
         )
-    except (ValueError, KeyError, TypeError, aiohttp.ClientError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise _PassOver from error
-
-
-def _passed(headers: Mapping[str, str]) -> list[Header]:
-    return [(name.encode(), headers[name].encode("latin-1")) for name in _PASSED if name in headers]
