@@ -26,7 +26,8 @@ class Exposition:
     """
 
     def __init__(self, service: str, *collectors: Collector) -> None:
-        disable_created_metrics()  # a series more for each, with the time of its making
+        # Else each has a series more, with the time of its making.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.add(_Build(service), *collectors)

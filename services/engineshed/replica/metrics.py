@@ -30,7 +30,8 @@ class Metrics:
 
     def __init__(self, model: str, admission: Admission) -> None:
         self._model = model
-        disable_created_metrics()  # a series more for each, with the time of its making
+        # Else each has a series more, with the time of its making.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self._registry = CollectorRegistry()
         self._registry.register(_AdmissionCollector(admission))
         names = (_OPERATION, _MODEL)
