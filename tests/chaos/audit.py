@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -59,15 +59,15 @@ class Findings:
     not_recovered: Sequence[str] = ()
 
     @property
-    def settled(self) -> bool:
-        """Whether there is nothing that time may still mend."""
-        return not (
-            self.events.missing
-            or self.not_consumed
-            or self.not_in_effect
-            or self.wrong_tokens
-            or self.not_recovered
-        )
+    def unsettled(self) -> Sequence[str]:
+        """What time may still mend."""
+        return [
+            *self.not_recovered,
+            *self.not_in_effect,
+            *self.wrong_tokens,
+            *(f"{event_id} is not published" for event_id in self.events.missing),
+            *(f"{event_id} is not consumed" for event_id in self.not_consumed),
+        ]
 
 
 @dataclass(slots=True)
@@ -84,14 +84,19 @@ class Audit:
     paper: Sequence[ScriptedAgent]
     subscriber: Subscriber
 
-    async def settle(self) -> Findings:
+    async def settle(self, tell: Callable[[str], None]) -> Findings:
         """Return once all is well, or what is not after a long time."""
         deadline = time.monotonic() + SETTLED_WITHIN_S
-        findings = await self.look()
-        while not findings.settled and time.monotonic() < deadline:
-            await asyncio.sleep(1)
+        told = ""
+        while True:
             findings = await self.look()
-        return findings
+            first = next(iter(findings.unsettled), "")
+            if not first or time.monotonic() > deadline:
+                return findings
+            if first != told:
+                tell(f"waiting: {first}, and {len(findings.unsettled) - 1} more")
+                told = first
+            await asyncio.sleep(1)
 
     async def look(self) -> Findings:
         """Return what is not as it should be now."""

@@ -1,15 +1,40 @@
-"""The processes of a stack, each of which can be killed, stopped and started again."""
+"""The parts of a stack, each of which can be killed, stopped and started again."""
 
+import asyncio
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
+
+import psutil
+from tests.service.eventstore.servers import PostgresServer
 
 from engineshed import processes
 
 
-class Part:
-    """A process that should run."""
+class Part(Protocol):
+    """What should run."""
+
+    async def start(self) -> None:
+        """Start it; it ends with this process at the latest."""
+
+    def kill(self) -> None:
+        """Kill it; return when it is gone."""
+
+    def pause(self) -> None:
+        """Stop it where it is."""
+
+    def go_on(self) -> None:
+        """Let it go on."""
+
+    @property
+    def ended(self) -> str:
+        """How it ended; empty while it runs."""
+
+
+class Service:
+    """A process of ours, or the broker's."""
 
     def __init__(
         self,
@@ -18,16 +43,15 @@ class Part:
         environment: Mapping[str, str],
         directory: Path,
     ) -> None:
-        self.name = name
-        self.log = directory / f"{name}.log"
+        self._name = name
+        self._log = directory / f"{name}.log"
         self._command = command
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it; it ends with this process at the latest."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+    async def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 processes.on_a_leash(self._command),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -37,38 +61,55 @@ class Part:
             )
 
     @property
-    def pid(self) -> int:
-        """Its process."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def ended(self) -> int | None:
-        """Its exit status, if it has ended."""
-        return None if self._process is None else self._process.poll()
+    def ended(self) -> str:
+        status = None if self._process is None else self._process.poll()
+        if status is None:
+            return ""
+        end = self._log.read_text(errors="replace")[-500:]
+        return f"{self._name} ended with status {status}: …{end}"
 
     def kill(self) -> None:
-        """Kill it; return when it is gone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
-    def terminate(self) -> None:
-        """Ask it to end, and see to it."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
     def pause(self) -> None:
-        """Stop it where it is."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+class Database:
+    """A PostgreSQL server."""
+
+    def __init__(self) -> None:
+        self._server = PostgresServer()
+        self._server.start()
+        self.url = self._server.new_database()
+        self._paused: Sequence[psutil.Process] = ()
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._server.start)
+
+    @property
+    def ended(self) -> str:
+        return "" if self._server.processes() else "the database ended"
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def pause(self) -> None:
+        self._paused = self._server.processes()
+        for process in self._paused:
+            process.suspend()
+
+    def go_on(self) -> None:
+        for process in self._paused:
+            process.resume()
+
+    def remove(self) -> None:
+        """End it, and take its data away."""
+        self._server.__exit__(None, None, None)

@@ -103,6 +103,14 @@ class Result:
         }
         return [f"{what}: {one}" for what, all_ in named.items() for one in all_[:10]]
 
+    def table(self) -> str:
+        """Return the counts, and what lies behind those that should be zero."""
+        lines = []
+        for what, count, must_be_zero in self.rows():
+            judgement = "" if not must_be_zero else "   MUST BE 0" if count else "   ok"
+            lines.append(f"{what:<52}{count:>8}{judgement}")
+        return "\n".join(["", *lines, "", *self.details()])
+
     @property
     def good(self) -> bool:
         """Whether all is zero that must be."""
@@ -174,7 +182,7 @@ async def _run(options: Options, world: World, tell: Chronicle, stack: AsyncExit
 
     over = asyncio.Event()
     work = [*(one.run(over) for one in owners), tokens.run(over), *(a.run(over) for a in askers)]
-    clients = [asyncio.create_task(one) for one in work]
+    clients = [await stack.enter_async_context(_background(one)) for one in work]
 
     async def ready_replica() -> str:
         there = await api.get(f"{ENDPOINTS}/{shaken['endpoint_id']}")
@@ -190,8 +198,8 @@ async def _run(options: Options, world: World, tell: Chronicle, stack: AsyncExit
 
     others = {steady["endpoint_id"], shaken["endpoint_id"]}
     audit = Audit(world, api, plain, owners, others, tokens, askers, paper, subscriber)
-    findings = await audit.settle()
-    tell("settled" if findings.settled else "NOT settled")
+    findings = await audit.settle(tell)
+    tell("NOT settled" if findings.unsettled else "settled")
     return Result(
         acknowledged=api.acknowledged.total(),
         promise=promise,
@@ -215,10 +223,10 @@ async def _deploy(api: Api, name: str) -> Json:
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+async def _background(work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.create_task(work)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

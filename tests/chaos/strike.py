@@ -11,7 +11,7 @@ from tests.chaos.world import World
 
 Ready = Callable[[], Awaitable[str]]  # returns the id of a ready replica, or ""
 
-_CONTROL_PLANE = ("nats", "catalog", "scheduler", "postgres")
+_CONTROL_PLANE = ("nats", "catalog", "scheduler", "database")
 _BLACKOUT = "control plane"
 _SPLIT_AFTER = 700  # bytes: in the head or in the payload of some message
 
@@ -97,7 +97,7 @@ class Striker:
             world.wipe_broker()
         await asyncio.sleep(fault.lasts)
         for name in names:
-            world.parts[name].start()
+            await world.parts[name].start()
         world.down.difference_update(names)
 
     async def _strike_link(self, fault: Fault) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 import psutil
-from tests.chaos.parts import Part
+from tests.chaos.parts import Database, Part, Service
 from tests.e2e.stack import free_port
 from tests.service.bus.proxy import Proxy
 
@@ -31,6 +31,7 @@ class Shape:
     schedulers: int
     gateways: int
     agents: int
+    database: str  # sqlite or postgresql
 
 
 class World:
@@ -63,27 +64,21 @@ class World:
         self.layout.prepare()
         await self._make_parts()
         for part in self.parts.values():
-            part.start()
+            await part.start()
         async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as session:
             for url in self.gateways.values():
                 while not await _answers(session, f"{url}/healthz"):
                     self._require_running()
                     await asyncio.sleep(0.1)
 
-    def _require_running(self) -> None:
-        for name, part in self.parts.items():
-            if part.ended is not None:
-                end = part.log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{name} does not start (status {part.ended}): {end}")
-
     async def keep(self) -> None:
         """Start again what ended by itself, until cancelled."""
         while True:
             await asyncio.sleep(0.2)
             for name, part in self.parts.items():
-                if name not in self.down and part.ended is not None:
-                    self.fell.append(f"{name} (status {part.ended})")
-                    part.start()
+                if name not in self.down and (how := part.ended):
+                    self.fell.append(how)
+                    await part.start()
 
     async def close(self) -> None:
         """End everything; leave nothing behind."""
@@ -93,6 +88,9 @@ class World:
             part.kill()
         left = {one for folder in self._replica_folders() for one in _processes_of(folder)}
         await asyncio.gather(*(terminate(one, 2.0) for one in left))
+        for part in self.parts.values():
+            if isinstance(part, Database):
+                part.remove()
         await asyncio.gather(*(link.stop() for link in self.links.values()))
 
     def running_replicas(self) -> set[str]:
@@ -115,6 +113,11 @@ class World:
         if store.exists():
             store.rename(store.with_name(f"lost-{len(list(store.parent.glob('lost-*')))}"))
 
+    def _require_running(self) -> None:
+        for part in self.parts.values():
+            if how := part.ended:
+                raise RuntimeError(how)
+
     def _agent_roots(self) -> Iterator[Path]:
         return (self.layout.root / f"agent-{n}" for n in _numbers(self.shape.agents))
 
@@ -128,6 +131,7 @@ class World:
         ports = self.layout.ports(first)
         self.nats_url = self._add_a_user(ports["nats"])
         self._add("nats", known["nats"])
+        database = await self._database_settings()
 
         self.catalog_address = f"127.0.0.1:{ports['catalog']}"
         listening = {
@@ -140,6 +144,7 @@ class World:
         common = {
             "ENGINESHED_CATALOG_ADDRESS": f"127.0.0.1:{way_to_catalog}",
             "ENGINESHED_SCHEDULER_ADDRESS": _one_or_several(ways),
+            **database,
             "ENGINESHED_METRICS_LISTEN": "",  # the port is one for each kind of service
         }
 
@@ -167,7 +172,13 @@ class World:
 
     def _add(self, name: str, program: Program, own: Mapping[str, str] | None = None) -> None:
         environment = {**program.environment, **(own or {})}
-        self.parts[name] = Part(name, program.command, environment, self.layout.logs)
+        self.parts[name] = Service(name, program.command, environment, self.layout.logs)
+
+    async def _database_settings(self) -> dict[str, str]:
+        if self.shape.database == "sqlite":
+            return {}
+        self.parts["database"] = database = await asyncio.to_thread(Database)
+        return {"ENGINESHED_DATABASE_URL": database.url}
 
     async def _link(self, name: str, port: int) -> int:
         self.links[name] = proxy = Proxy(port)
