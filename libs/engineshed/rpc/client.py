@@ -22,6 +22,8 @@ _OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # So is one that comes back at another address, as containers do.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # A peer that is gone without a word is noticed, on a stream that has long been quiet too.
     # (Without a ping timeout of its own it takes a minute, whatever the keepalive's timeout is.)
     ("grpc.keepalive_time_ms", 5_000),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineshed.cli import catalog, certs, deploy, endpoints, watching
+from engineshed.cli import catalog, certs, deploy, deployment, endpoints, watching
 from engineshed.cli.client import ApiError
 from engineshed.cli.output import out, print_error
 from engineshed.cli.stack.options import StackError, StackOptions
@@ -95,6 +95,7 @@ app.command()(watching.events)
 app.command()(watching.nodes)
 app.command()(catalog.templates)
 app.command(help=certs.HELP)(certs.certs)
+app.command(help=deployment.HELP)(deployment.secrets)
 
 
 @app.callback(invoke_without_command=True)

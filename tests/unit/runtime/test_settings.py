@@ -1,6 +1,7 @@
 """What settings refuse, and what they read from files."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.service.certificates import Certificates
@@ -9,7 +10,7 @@ from engineshed.runtime import CommonSettings, TlsSettings
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
+def files(tmp_path: Path) -> dict[str, Any]:
     made = Certificates(tmp_path / "certs").of("catalog")
     return {
         "tls_cert_file": made.certificate,
@@ -24,7 +25,7 @@ def test_without_files_there_is_no_tls() -> None:
 
 
 @pytest.mark.parametrize("missing", ["tls_cert_file", "tls_key_file", "tls_ca_file"])
-def test_certificate_key_and_authority_go_together(files: dict[str, Path], missing: str) -> None:
+def test_certificate_key_and_authority_go_together(files: dict[str, Any], missing: str) -> None:
     del files[missing]
 
     with pytest.raises(ValueError, match="ENGINESHED_TLS_CA_FILE go together"):
@@ -32,7 +33,7 @@ def test_certificate_key_and_authority_go_together(files: dict[str, Path], missi
 
 
 def test_a_key_of_another_certificate_is_refused_at_the_start(
-    files: dict[str, Path], tmp_path: Path
+    files: dict[str, Any], tmp_path: Path
 ) -> None:
     files["tls_key_file"] = Certificates(tmp_path / "foreign").of("catalog").key
 

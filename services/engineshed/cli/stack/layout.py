@@ -81,12 +81,9 @@ class Layout:
         """Make the directories and, once, the secrets; for the holder of the lock."""
         for folder in (self.root, self.logs, self.credentials, self.artifacts):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        hashes = {
-            name: hash_token(_secret(self.token_file(name), f"svc_{name}")) for name in SERVICES
-        }
-        write_private(self.services_file, json.dumps(hashes, indent=2).encode())
-        _secret(self.replica_key, "key")
-        _secret(self.metrics_token, "metrics")
+        keep_service_tokens(self.credentials, self.services_file)
+        kept_secret(self.replica_key, "key")
+        kept_secret(self.metrics_token, "metrics")
 
     def ports(self, gateway: int) -> dict[str, int]:
         """Return the loopback ports of everything but the gateway, which has the given one.
@@ -105,6 +102,20 @@ class Layout:
             taken.add(port)
         write_private(file, json.dumps(ports, indent=2).encode())
         return ports
+
+
+def keep_service_tokens(folder: Path, services_file: Path) -> None:
+    """Make the services' tokens in `folder` that are missing, and the file of all their hashes."""
+    tokens = {name: kept_secret(folder / f"{name}.token", f"svc_{name}") for name in SERVICES}
+    hashes = {name: hash_token(token) for name, token in tokens.items()}
+    write_private(services_file, json.dumps(hashes, indent=2).encode())
+
+
+def kept_secret(path: Path, prefix: str) -> str:
+    """Return the secret in a file, which is made once."""
+    if not path.exists():
+        write_private(path, new_secret(prefix).encode())
+    return path.read_text().strip()
 
 
 def why_not_free(host: str, port: int) -> str:
@@ -126,9 +137,3 @@ def _free_port(taken: Set[int]) -> int:
             port: int = probe.getsockname()[1]
         if port not in taken:
             return port
-
-
-def _secret(path: Path, prefix: str) -> str:
-    if not path.exists():
-        write_private(path, new_secret(prefix).encode())
-    return path.read_text().strip()

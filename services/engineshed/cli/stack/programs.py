@@ -5,11 +5,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from engineshed.bus.embedded import command as nats_command
 from engineshed.bus.embedded import write_config
 from engineshed.cli.stack.layout import METRICS, Layout
 from engineshed.cli.stack.options import StackOptions
+
+# What a deployment on several hosts sets. Here all is on one, with a broker of its own.
+_OTHERS: Final = ("ENGINESHED_TLS_", "ENGINESHED_NATS_URL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ def programs(layout: Layout, options: StackOptions) -> list[Program]:
     """Return the stack's processes in the order of their start; writes their configuration."""
     ports = layout.ports(options.http_port)
     write_config(layout.root, ports["nats"])
-    environment = {**os.environ, "ENGINESHED_STATE_DIR": str(layout.root)}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
+    environment = {**ours, "ENGINESHED_STATE_DIR": str(layout.root)}
     nats = Program("nats", nats_command(layout.root), environment)
     common = {
         **environment,
