@@ -125,12 +125,12 @@ class RpcServer:
             [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
         )
 
-    def add(self, register: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
+    def add(self, register: Callable[[Any, Any], None], servicer: object) -> None:
         """Serve `servicer`; `register` is the generated `add_…Servicer_to_server`.
 
         It may be added to a server that stands by.
         """
-        register(servicer, self._server)
+        register(servicer, _Registration(self._server))
 
     async def start(self, *, standby: bool = False) -> str:
         """Listen and serve; return the address, with the port that was really taken.
@@ -166,6 +166,16 @@ class RpcServer:
         """Refuse new calls, let those in flight finish for `grace_seconds`, then cut them off."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
+
+
+class _Registration:
+    """What generated code adds handlers to: a server, whether it has started or not."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, *_: object) -> None:
+        """Leave the shortcut to the same handlers, which a started server takes no more."""
 
 
 class _Gate(grpc.aio.ServerInterceptor):
