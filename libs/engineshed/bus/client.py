@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +23,7 @@ from nats.errors import (
 )
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.api import PubAck
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 from engineshed.bus.errors import BusUnavailableError
@@ -63,6 +64,7 @@ class _Connection:
     client: Client
     js: JetStreamContext
     lost: asyncio.Future[None]
+    waiting: set[asyncio.Future[PubAck]] = field(default_factory=set)  # what was published
 
 
 class Bus:
@@ -172,9 +174,7 @@ class Bus:
             nats.js.errors.APIError: the broker refused the request.
 
         """
-        connection = self._connection
-        if connection is None:
-            raise BusUnavailableError("no connection to NATS; it is retried, so try again later")
+        connection = self._required()
         task = asyncio.create_task(request(connection.js))
         await _first_of(task, connection.lost, limit=deadline)
         if task.cancelled():
@@ -184,6 +184,33 @@ class Bus:
             return task.result()
         except NO_ANSWER as error:
             raise BusUnavailableError(f"NATS did not carry out the request: {error!r}") from error
+
+    async def publish(
+        self, subject: str, data: bytes, *, stream: str, headers: dict[str, str]
+    ) -> None:
+        """Return when the stream holds the message, or held one of its `Nats-Msg-Id` already.
+
+        It does what `call` would, at half the cost: neither a task nor a subscription for each.
+
+        Raises:
+            BusUnavailableError: as `call` does.
+            nats.js.errors.APIError: the broker refused the message.
+
+        """
+        connection = self._required()
+        acknowledged: asyncio.Future[PubAck] | None = None
+        try:
+            async with asyncio.timeout(CALL_DEADLINE):
+                acknowledged = await connection.js.publish_async(
+                    subject, data, stream=stream, headers=headers
+                )
+                connection.waiting.add(acknowledged)
+                await acknowledged
+        except NO_ANSWER as error:
+            raise BusUnavailableError(f"NATS did not take the message: {error!r}") from error
+        finally:
+            if acknowledged is not None:
+                connection.waiting.discard(acknowledged)
 
     async def each_connection(self, work: Work) -> None:
         """Run `work` on every connection, afresh, until cancelled; it gets JetStream there.
@@ -210,6 +237,11 @@ class Bus:
         """
         self._closing = True
         await _stop(*self._tasks)
+
+    def _required(self) -> _Connection:
+        if self._connection is None:
+            raise BusUnavailableError("no connection to NATS; it is retried, so try again later")
+        return self._connection
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)
@@ -283,6 +315,9 @@ class Bus:
     def _lose(self, connection: _Connection) -> None:
         if not connection.lost.done():
             connection.lost.set_result(None)
+        for acknowledged in connection.waiting:
+            if not acknowledged.done():
+                acknowledged.set_exception(ConnectionClosedError())
         if self._connection is connection:
             self._up.clear()
             self._connection = None

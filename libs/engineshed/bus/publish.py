@@ -39,13 +39,11 @@ class EventPublisher:
             raise BusUnavailableError(
                 "the connection to NATS is a new one; ask for the position to resume at"
             )
-        await self._bus.call(
-            lambda js: js.publish(
-                subject(self._service, event),
-                event.event.SerializeToString(deterministic=True),
-                stream=EVENTS,
-                headers=headers(self._service, event),
-            )
+        await self._bus.publish(
+            subject(self._service, event),
+            event.event.SerializeToString(deterministic=True),
+            stream=EVENTS,
+            headers=headers(self._service, event),
         )
 
     async def resume_position(self) -> int | None:

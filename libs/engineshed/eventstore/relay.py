@@ -7,9 +7,10 @@ holds all up to `WINDOW` positions before it, even if one in between was lost.
 A broker that crashes may also lose the end of what it had acknowledged. Therefore the last event
 of every page travels alone, and becomes the settled position: the broker stored everything up to
 it before anything behind it. While the broker's last event is the settled one or a later one,
-nothing up to it is lost. It is written down beside the publishing, a little later when much
-happens: one that was written down too early would be wrong, one from a moment ago is not. After an error the relay goes on from there, or from `WINDOW` positions
-before the broker's last event, whichever is later. What it repeats carries the same event id.
+nothing up to it is lost. It is written down beside the publishing, seldom when much happens: an
+older one is never wrong, only more is repeated after a restart. After an error the relay goes on
+from there, or from `WINDOW` positions before the broker's last event, whichever is later. What it
+repeats carries the same event id.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from typing import Final, Protocol
 import structlog
 from sqlalchemy import Connection, insert, update
 
-from engineshed.eventstore.errors import StoreUnavailableError
+from engineshed.eventstore.errors import NotLeaderError, StoreUnavailableError
 from engineshed.eventstore.metrics import RelayMetrics
 from engineshed.eventstore.model import RecordedEvent, Selection
 from engineshed.eventstore.reading import cursor
@@ -36,6 +37,7 @@ WINDOW: Final = 64
 
 _CURSOR: Final = "relay"
 _SAVE_S: Final = 0.1  # between two times that the settled position is written down
+_SAVE_AT_END_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 
@@ -93,8 +95,7 @@ class Relay:
         try:
             await self._publish_for_ever()
         finally:
-            if self._saving is not None:
-                self._saving.cancel()
+            await self._end_saving()
 
     async def _publish_for_ever(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -120,7 +121,7 @@ class Relay:
 
     async def _look_at_oldest(self) -> None:
         """Find out since when an event waits that nobody has tried to publish yet."""
-        with suppress(StoreUnavailableError):
+        with suppress(StoreUnavailableError, UnknownEventTypeError):
             page = await self._store.read(self._acknowledged, 1)
             self._oldest = page[0].recorded_at if page else None
 
@@ -214,6 +215,16 @@ class Relay:
                 position=self._settled,
                 error=repr(error),
             )
+
+    async def _end_saving(self) -> None:
+        """Leave the settled position on disk, so that the next relay repeats nothing."""
+        if self._saving is not None:
+            self._saving.cancel()
+        if self._saved != self._settled:
+            # It costs repetitions only: that is not worth holding up the end.
+            with suppress(TimeoutError, StoreUnavailableError, NotLeaderError):
+                async with asyncio.timeout(_SAVE_AT_END_S):
+                    await self._save()
 
     async def _save(self) -> None:
         position = self._settled
