@@ -41,7 +41,8 @@ class Options:
     seconds: float
     seed: int
     shape: Shape
-    owners: int = 4  # of endpoints on paper
+    on_paper: int = 4  # owners of endpoints whose replicas are only said to run
+    for_real: int = 1  # owners of endpoints whose replicas run
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,6 @@ async def _run(options: Options, world: World, tell: Chronicle, stack: AsyncExit
 
     api = Api(session, world.gateways)
     steady, shaken = await asyncio.gather(_deploy(api, "steady"), _deploy(api, "shaken"))
-    tell("two endpoints run")
 
     promise = Promise()
     askers = [
@@ -173,11 +173,17 @@ async def _run(options: Options, world: World, tell: Chronicle, stack: AsyncExit
         for name, url in world.gateways.items()
         for one in (steady, shaken)
     ]
+    async with asyncio.timeout(_READY_S):
+        await asyncio.gather(*(_until_it_answers(one) for one in askers))
+    tell("two endpoints run")
     owners = [
         Owner(api, f"paper {n}", _ON_PAPER, (0.1, 1.5), random.Random(chance.random()))
-        for n in range(options.owners)
+        for n in range(options.on_paper)
     ]
-    owners.append(Owner(api, "real", _REAL, (4, 12), random.Random(chance.random())))
+    owners += [
+        Owner(api, f"real {n}", _REAL, (4, 12), random.Random(chance.random()))
+        for n in range(options.for_real)
+    ]
     tokens = Tokens(api, (0.5, 2), random.Random(chance.random()))
 
     over = asyncio.Event()
@@ -220,6 +226,12 @@ async def _deploy(api: Api, name: str) -> Json:
                 raise RuntimeError(f"{name} does not run: {there['status_reason']}")
             await asyncio.sleep(0.2)
     return there
+
+
+async def _until_it_answers(asker: Asker) -> None:
+    """Wait for the gateway's copy of the route, which is a moment behind."""
+    while await asker.ask(stream=False):
+        await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
