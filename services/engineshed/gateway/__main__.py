@@ -72,6 +72,7 @@ async def serve(stop: asyncio.Event) -> None:
                 settings.public_host,
                 metrics,
                 Exposition("gateway", metrics, bus.metrics),
+                settings.scheme,
             ),
         )
         # What is there now stays: looking through it again and again would hold requests up.

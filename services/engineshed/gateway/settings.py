@@ -1,6 +1,6 @@
 """What the gateway is told through its environment."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, FilePath, model_validator
 
@@ -16,6 +16,11 @@ class Settings(CommonSettings):
         default=None, description="The certificate of the public port; without it: plain HTTP."
     )
     http_tls_key_file: FilePath | None = Field(default=None, description="Its key.")
+    public_scheme: Literal["http", "https"] | None = Field(
+        default=None,
+        description="What callers use; by default https where the public port has a certificate. "
+        "Set it where a load balancer ends TLS.",
+    )
     public_host: str = Field(
         default="localhost:8080",
         description="Host and port that callers use; endpoints' own names are below it.",
@@ -27,6 +32,11 @@ class Settings(CommonSettings):
         default=86_400,
         description="How old the copy of tokens may be while the broker cannot be reached.",
     )
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of endpoints' own URLs."""
+        return self.public_scheme or ("https" if self.http_tls_cert_file else "http")
 
     @model_validator(mode="after")
     def _check_http_tls(self) -> Self:

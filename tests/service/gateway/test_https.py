@@ -62,3 +62,16 @@ def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
             services_file=tmp_path / "services.json",
             http_tls_cert_file=files.certificate,
         )
+
+
+def test_endpoints_have_https_urls_where_callers_speak_https(tmp_path: Path) -> None:
+    files = Certificates(tmp_path / "certs").of("gateway")
+    plain = Settings(
+        state_dir=tmp_path,
+        service_token_file=tmp_path / "token",
+        services_file=tmp_path / "services.json",
+    )
+    certified = plain.model_copy(update={"http_tls_cert_file": files.certificate})
+    balanced = plain.model_copy(update={"public_scheme": "https"})
+
+    assert [one.scheme for one in (plain, certified, balanced)] == ["http", "https", "https"]

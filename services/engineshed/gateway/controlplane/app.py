@@ -31,15 +31,18 @@ def control_plane(
     public_host: str,
     metrics: GatewayMetrics,
     exposition: Exposition,
+    public_scheme: str = "http",
 ) -> FastAPI:
     """Return the REST API over `services`.
 
-    `public_host` is the gateway's own host and port, below which endpoints have their host names.
+    `public_host` is the gateway's own host and port, below which endpoints have their host names;
+    their URLs begin with `public_scheme`.
     `metrics` measures its requests too; `exposition` is what operators see.
     """
     app = DescribedApi()
     app.state.services = services
     app.state.public_host = public_host
+    app.state.public_scheme = public_scheme
     app.state.region = region
     app.state.metrics = metrics
     app.state.exposition = exposition

@@ -80,10 +80,7 @@ async def list_endpoints(
         ),
         metadata=caller.metadata,
     )
-    host = request.app.state.public_host
-    return views.page(
-        [views.endpoint(item, host) for item in reply.endpoints], reply.next_page_token
-    )
+    return views.page([_shown(request, item) for item in reply.endpoints], reply.next_page_token)
 
 
 @router.get("/{endpoint_id}", response_model=schemas.Endpoint)
@@ -211,7 +208,12 @@ async def _until_it_runs_here_too(endpoint: pb.Endpoint, caller: Caller, request
 
 def _view(endpoint: pb.Endpoint, request: Request, response: Response) -> Json:
     response.headers["etag"] = f'"{endpoint.etag}"'
-    return views.endpoint(endpoint, request.app.state.public_host)
+    return _shown(request, endpoint)
+
+
+def _shown(request: Request, endpoint: pb.Endpoint) -> Json:
+    state = request.app.state
+    return views.endpoint(endpoint, state.public_host, state.public_scheme)
 
 
 def _mask(body: UpdateEndpoint) -> set[str]:
