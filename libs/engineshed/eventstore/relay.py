@@ -24,7 +24,11 @@ from typing import Final, Protocol
 import structlog
 from sqlalchemy import Connection, insert, update
 
-from engineshed.eventstore.errors import NotLeaderError, StoreUnavailableError
+from engineshed.eventstore.errors import (
+    NotLeaderError,
+    StoreUnavailableError,
+    UnknownEventTypeError,
+)
 from engineshed.eventstore.metrics import RelayMetrics
 from engineshed.eventstore.model import RecordedEvent, Selection
 from engineshed.eventstore.reading import cursor
