@@ -92,12 +92,14 @@ def _bare_parts(folder: Path) -> Iterator[dict[str, psutil.Process]]:
     port = free_port()
     write_config(folder, port)
     with ExitStack() as running:
-        processes = {"nats": running.enter_context(child(nats_command(folder)))}
-        until_listening(port, processes["nats"])
+        nats = running.enter_context(child(nats_command(folder)))
+        until_listening(port, nats)
+        processes: dict[str, psutil.Process] = {"nats": psutil.Process(nats.pid)}
         for number in range(len(PARTS) - 1):
             port = free_port()
             server = child(python_module("benchmarks.parts.bare_grpc", str(port)))
-            processes[f"gRPC server {number}"] = running.enter_context(server)
+            process = running.enter_context(server)
+            processes[f"gRPC server {number}"] = psutil.Process(process.pid)
             until_listening(port)
         yield processes
 
