@@ -9,13 +9,15 @@ Two things that Triton 2.51 does decide how this is written (both were seen):
   the middle of an answer.
 """
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
-import grpc
+from tritonclient.grpc.service_pb2 import ModelStreamInferResponse
 
 from engineshed.telemetry.tracing import TRACEPARENT, current_traceparent, is_exported
 from engineshed.triton.refusal import Refusal
+from engineshed.triton.streams import Streams, TritonGoneError
 
 
 class InferenceError(Exception):
@@ -28,13 +30,14 @@ class InferenceError(Exception):
 
 
 async def infer(
-    stub: Any,  # noqa: ANN401 - tritonclient's GRPCInferenceServiceStub, which has no types
-    request: Any,  # noqa: ANN401 - a ModelInferRequest, likewise
+    triton: Streams,
+    request: Any,  # noqa: ANN401 - a ModelInferRequest of tritonclient, which has no types
     timeout_secs: float,
-) -> AsyncGenerator[Any, None]:
-    """Send one request to a decoupled model and yield its responses (ModelInferResponse).
+    take: Callable[[Any], None],
+) -> None:
+    """Send one request to a decoupled model; give its responses (ModelInferResponse) to `take`.
 
-    Close the generator early to cancel the request (`contextlib.aclosing`).
+    Cancelling it cancels the request.
 
     Raises:
         InferenceError: instead of the rest of the answer.
@@ -42,21 +45,26 @@ async def infer(
     """
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     traceparent = current_traceparent()
-    metadata = ((TRACEPARENT, traceparent),) if is_exported(traceparent) else ()
-    call = stub.ModelStreamInfer(_once(request), timeout=timeout_secs, metadata=metadata)
+    metadata = {TRACEPARENT: traceparent} if is_exported(traceparent) else {}
     error, last = "", None
+
+    def read(data: bytes) -> None:
+        nonlocal error, last
+        message = ModelStreamInferResponse.FromString(data)
+        if message.error_message:
+            error = message.error_message
+        else:
+            last = message.infer_response
+            take(last)
+
     try:
-        while (message := await call.read()) is not grpc.aio.EOF:
-            if message.error_message:
-                error = message.error_message
-            else:
-                last = message.infer_response
-                yield last
-    except grpc.aio.AioRpcError as failure:
-        details = failure.details() or failure.code().name
-        raise InferenceError(Refusal.UNAVAILABLE, f"Triton went away: {details}") from failure
-    finally:
-        call.cancel()  # without effect on a call that is over
+        async with asyncio.timeout(timeout_secs):
+            await triton.call(request.SerializeToString(), read, metadata)
+    except TimeoutError as late:
+        message = f"Triton has not ended the answer in {timeout_secs:g} s"
+        raise InferenceError(Refusal.UNAVAILABLE, message) from late
+    except TritonGoneError as gone:
+        raise InferenceError(Refusal.UNAVAILABLE, f"Triton went away: {gone}") from gone
     if error:
         raise read_error(error)
     if last is None or not last.parameters["triton_final_response"].bool_param:
@@ -69,7 +77,3 @@ def read_error(text: str) -> InferenceError:
     if colon and kind in Refusal.__members__:
         return InferenceError(Refusal[kind], message)
     return InferenceError(Refusal.INTERNAL, text)
-
-
-async def _once(request: Any) -> AsyncGenerator[Any, None]:  # noqa: ANN401 - see `infer`
-    yield request

@@ -7,26 +7,20 @@ is cancelled while it reads one cancels the call, and Triton tells the engine.
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from engineshed.triton.engine import MODEL_NAME
 from engineshed.triton.infer import InferenceError, infer
 from engineshed.triton.refusal import Refusal
+from engineshed.triton.streams import Streams
 
 _LONGEST_SECONDS: Final = 24 * 3600.0
+"""No answer takes longer. What hangs is noticed by `health`, much earlier."""
 _LEAST_TOP_P: Final = 1e-6
 """Leaves the likeliest token alone, as OpenAI's 0 does; to the back end 0 means not set."""
-"""No answer takes longer. What hangs is noticed by `health`, much earlier."""
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-)
-
 
 Arrived: TypeAlias = Callable[[list[int]], None]
 """Takes new ids. A call for each response costs less than an iterator on every floor would."""
@@ -74,8 +68,7 @@ class Engine:
 
         An engine that knows of several ends an answer at any of them.
         """
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}", options=_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._triton = Streams(grpc_port)
         self._end_id = end_id
         self.gone = False
         """Set it when Triton has ended: then nobody waits for it to have room again."""
@@ -89,18 +82,20 @@ class Engine:
             EngineError: it failed.
 
         """
+
+        def take(response: Any) -> None:  # noqa: ANN401 - tritonclient is not typed
+            if ids := output_ids(response):
+                arrived(ids)
+
         request = build_request(generation, request_id, self._end_id)
         try:
-            async with aclosing(infer(self._stub, request, _LONGEST_SECONDS)) as responses:
-                async for response in responses:
-                    if ids := output_ids(response):
-                        arrived(ids)
+            await infer(self._triton, request, _LONGEST_SECONDS, take)
         except InferenceError as error:
             raise _ERRORS[error.refusal](error.message) from error
 
     async def close(self) -> None:
         """Cancel what is running and disconnect."""
-        await self._channel.close()
+        await self._triton.close()
 
 
 def build_request(

@@ -2,15 +2,14 @@
 
 import asyncio
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from engineshed.agent.engines.torch.backend import TorchBackend
 from engineshed.triton.control import load_model, wait_until_live
@@ -18,6 +17,7 @@ from engineshed.triton.engine import MODEL_NAME
 from engineshed.triton.infer import infer
 from engineshed.triton.installation import find_triton, prepare_backends
 from engineshed.triton.launch import Ports, server_command
+from engineshed.triton.streams import Streams
 
 DEADLINE = 60.0
 _TYPES = {
@@ -67,14 +67,13 @@ class Client:
     """A caller of one server. Made in the event loop that uses it."""
 
     def __init__(self, server: Server) -> None:
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}")
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._triton = Streams(server.ports.grpc)
 
     async def __aenter__(self) -> "Client":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._channel.close()
+        await self._triton.close()
 
     def start(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> Any:
         """Return the responses to a request, as an asynchronous generator."""
@@ -90,7 +89,19 @@ class Client:
             array = np.array([value], dtype)
             request.inputs.add(name=name, datatype=datatype, shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
-        return infer(self._stub, request, DEADLINE)
+        return self._responses(request)
+
+    async def _responses(self, request: Any) -> AsyncGenerator[Any, None]:
+        responses: asyncio.Queue[Any] = asyncio.Queue()
+        asking = asyncio.create_task(infer(self._triton, request, DEADLINE, responses.put_nowait))
+        asking.add_done_callback(lambda _: responses.put_nowait(None))
+        try:
+            while (response := await responses.get()) is not None:
+                yield response
+            await asking
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     async def pieces(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> list[list[int]]:
         """Return the tokens of each response that has any."""
