@@ -49,3 +49,28 @@ async def test_a_program_that_cannot_be_started_is_tried_again(tmp_path, monkeyp
     assert "cannot be started" in told[0]
     assert "status 0" in told[1]
     assert "started" in (layout.logs / "nats.log").read_text()
+
+
+async def test_the_log_of_a_program_that_goes_on_stays_short(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 10_000)
+    monkeypatch.setattr(supervisor, "LOG_LOOK_SECONDS", 0.01)
+    layout = Layout(tmp_path)
+    layout.logs.mkdir()
+    log, before = layout.logs / "nats.log", layout.logs / "nats.log.1"
+    talkative = "import time\nwhile True: print('0' * 99, flush=True); time.sleep(0.0001)"
+    told: list[str] = []
+    stop = asyncio.Event()
+    program = Program("nats", [sys.executable, "-c", talkative], {})
+    running = asyncio.create_task(Supervisor(layout, [program], told.append).run(stop))
+    async with asyncio.timeout(30):
+        while not before.exists():
+            await asyncio.sleep(0.01)
+        first = before.stat().st_mtime_ns
+        while before.stat().st_mtime_ns == first:  # it was set aside again: the program went on
+            await asyncio.sleep(0.01)
+        stop.set()
+        await running
+
+    assert told == []
+    assert b"\0" not in log.read_bytes()
+    assert set(before.read_text().split()) == {"0" * 99}

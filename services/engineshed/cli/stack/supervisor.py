@@ -1,10 +1,13 @@
 """Keeps a stack's processes running until it is told to stop, then leaves none behind."""
 
 import asyncio
+import os
+import shutil
 import signal
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +22,8 @@ HEALTHY_SECONDS: Final = 30.0
 # Together below the fifteen seconds in which a stack must be gone.
 GRACE_SECONDS: Final = 2.5
 REPLICA_GRACE_SECONDS: Final = 5.0
-LOG_BYTES: Final = 50 * 1024 * 1024
+LOG_BYTES: Final = 50 * 1024 * 1024  # of each service, twice: now, and before
+LOG_LOOK_SECONDS: Final = 30.0
 
 # Who ends before whom: those who take requests first, the broker last.
 _STOP_ORDER: Final = (("gateway", "agent"), ("scheduler", "catalog"), ("nats",))
@@ -41,6 +45,7 @@ class Supervisor:
     async def run(self, stop: asyncio.Event) -> None:
         """Keep everything running until `stop` is set; return when nothing is left."""
         keepers = [asyncio.create_task(self._keep(item)) for item in self._programs]
+        keepers.append(asyncio.create_task(self._keep_logs_short()))
         try:
             await stop.wait()
         finally:
@@ -81,6 +86,12 @@ class Supervisor:
         self._running[program.name] = process
         return process
 
+    async def _keep_logs_short(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_LOOK_SECONDS)
+            for program in self._programs:
+                await asyncio.to_thread(_shorten, self._layout.logs / f"{program.name}.log")
+
     async def _stop_all(self) -> None:
         first, *rest = _STOP_ORDER
         await self._stop(first)
@@ -119,6 +130,17 @@ def _log_file(path: Path) -> Path:
     if path.exists() and path.stat().st_size > LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
     return path
+
+
+def _shorten(path: Path) -> None:
+    """Set aside what is in a log that has grown large, though somebody appends to it.
+
+    What is written in between copying and cutting is lost; a pipe would lose more with us.
+    """
+    with suppress(OSError):  # not there yet, or no room for a copy: the next look comes
+        if path.stat().st_size > LOG_BYTES:
+            shutil.copyfile(path, path.with_suffix(".log.1"))
+            os.truncate(path, 0)
 
 
 def _describe(status: int) -> str:
