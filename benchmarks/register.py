@@ -59,14 +59,14 @@ def main() -> None:
                 grown.append(growth)
     report = Report("register")
     name = f"registering {size / 1e9:.1f} GB in {SHARDS} files"
-    for baseline, seconds in (
+    for baseline, theirs in (
         ("cp, then sha256sum", by_hand),
         ("cp beside sha256sum", at_once),
     ):
         target = Target("at most", 1.2)
-        middle, middle_by_hand = statistics.median(ours), statistics.median(seconds)
+        middle, middle_by_hand = statistics.median(ours), statistics.median(theirs)
         report.add(
-            Figure(f"{name}, best", min(ours), "s", baseline, min(seconds), target),
+            Figure(f"{name}, best", min(ours), "s", baseline, min(theirs), target),
             Figure(f"{name}, median", middle, "s", baseline, middle_by_hand, target),
         )
     report.add(

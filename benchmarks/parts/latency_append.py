@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 import nats
@@ -103,7 +103,9 @@ async def _publish_bare(nats_url: str, rate: float, count: int) -> Times:
     return times
 
 
-async def _paced(work: Callable[[int], Awaitable[None]], rate: float, count: int) -> None:
+async def _paced(
+    work: Callable[[int], Coroutine[None, None, None]], rate: float, count: int
+) -> None:
     """Begin `work` so often a second, however long each takes; return when all is done."""
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:

@@ -111,7 +111,7 @@ def running_stack(directory: Path, *options: str) -> Iterator[Stack]:
         process = psutil.Popen(
             [
                 Path(sys.executable).with_name("shed"),
-                *("up", "--state-dir", directory, "--http-port", str(port), *options),
+                *("up", "--state-dir", str(directory), "--http-port", str(port), *options),
             ],
             stdin=subprocess.DEVNULL,
             stdout=output,
