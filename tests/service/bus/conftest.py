@@ -88,6 +88,14 @@ class Broker:
             self.wipe()
         await self.start()
 
+    async def restart_with(self, **jetstream: object) -> None:
+        """Start it again with other settings of JetStream."""
+        path = config_path(self.state_dir)
+        config = json.loads(path.read_text())
+        config["jetstream"] |= jetstream
+        path.write_text(json.dumps(config))
+        await self.restart()
+
     def pause(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)

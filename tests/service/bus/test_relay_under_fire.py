@@ -21,8 +21,8 @@ Fault = Callable[["Scene"], Awaitable[None]]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines that a test can pass."""
-    monkeypatch.setattr(client, "HEARTBEAT", 0.2)
-    monkeypatch.setattr(client, "CALL_DEADLINE", 1.0)
+    monkeypatch.setattr(client, "HEARTBEAT", 1.0)
+    monkeypatch.setattr(client, "CALL_DEADLINE", 0.5)
     monkeypatch.setattr(client, "CLOSE_DEADLINE", 0.2)
     monkeypatch.setattr(Bus.call, "__kwdefaults__", {"deadline": 0.5})
     monkeypatch.setattr(sys.modules["engineshed.bus.consume"], "ACK_WAIT", 1.0)
@@ -115,6 +115,15 @@ async def answers_come_after_their_deadline(scene: Scene) -> None:
     scene.way.answers_after = 0.0
 
 
+async def the_disk_of_the_broker_is_full(scene: Scene) -> None:
+    await scene.broker.restart_with(max_file_store=100_000)
+    interrupted = scene.service.relay.metrics.interruptions
+    await scene.service.write(300)
+    await eventually(lambda: scene.service.relay.metrics.interruptions > interrupted + 1)
+    assert not scene.service.published()
+    await scene.broker.restart_with(max_file_store=10**9)
+
+
 async def the_broker_is_killed(scene: Scene) -> None:
     scene.broker.kill()
     await scene.service.write(100)
@@ -155,6 +164,7 @@ async def the_broker_returns_from_an_older_copy_of_its_store(scene: Scene) -> No
         connections_are_cut_in_a_message,
         the_network_swallows_all,
         answers_come_after_their_deadline,
+        the_disk_of_the_broker_is_full,
         the_broker_is_killed,
         the_broker_hangs,
         the_broker_loses_its_store,

@@ -1,4 +1,5 @@
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -220,6 +221,71 @@ async def test_a_wiped_bucket_whose_owner_is_away_removes_nothing(
     await eventually(lambda: watcher.confirmed_at != confirmed_at)
 
     assert "a" in watcher.entries
+
+
+async def test_a_broker_that_returns_from_an_older_copy_of_its_store_gets_the_present_entries(
+    broker: Broker, scheduler: Bus, gateway: Bus, connect: Connect, background, tmp_path: Path
+) -> None:
+    routes = Routes(scheduler, a_route("a"), a_route("gone"))
+    background(routes.owner.run())
+    watcher = KeyValueWatcher(gateway, ROUTES)
+    background(watcher.run())
+    await eventually(lambda: watcher.entries.keys() == {"a", "gone"})
+    broker.kill()
+    shutil.copytree(broker.state_dir / "nats" / "store", tmp_path / "copy")
+    await broker.start()
+
+    for changed in (a_route("a", generation=2), a_route("gone", generation=2, tombstone=True)):
+        routes.known[changed.routing_key] = changed
+        await eventually(lambda: put_succeeds(routes.owner, changed))  # noqa: B023 - awaited here
+    broker.kill()
+    broker.wipe()
+    shutil.copytree(tmp_path / "copy", broker.state_dir / "nats" / "store")
+    await broker.start()
+    fresh = KeyValueWatcher(await connect("gateway"), ROUTES)
+    background(fresh.run())
+
+    for one in (watcher, fresh):
+        await eventually(lambda: one.entries == {"a": routes.known["a"]})  # noqa: B023 - awaited here
+
+
+async def test_a_broker_whose_disk_is_full_refuses_entries_and_takes_them_when_it_has_room(
+    broker: Broker, scheduler: Bus, gateway: Bus, background
+) -> None:
+    routes = Routes(scheduler, a_route("a"))
+    background(routes.owner.run())
+    watcher = KeyValueWatcher(gateway, ROUTES)
+    background(watcher.run())
+    await eventually(lambda: "a" in watcher.entries)
+    before = scheduler.connections
+    await broker.restart_with(max_file_store=1)
+    await eventually(lambda: scheduler.connections > before)
+
+    routes.known["b"] = a_route("b")
+    with pytest.raises(BusUnavailableError):
+        await routes.owner.put("b", routes.known["b"])
+    assert "a" in watcher.entries
+    await broker.restart_with(max_file_store=10**9)
+
+    await eventually(lambda: watcher.entries == routes.known)
+
+
+async def test_an_entry_that_the_broker_refuses_is_one_that_it_does_not_hold_yet(
+    broker: Broker, scheduler: Bus, connect: Connect, background
+) -> None:
+    routes = Routes(scheduler, a_route("a"))
+    background(routes.owner.run())
+    await eventually(lambda: is_stored(scheduler, "a"))
+    admin = await connect("admin")
+    await eventually(lambda: admin.connected)
+
+    async def take_nothing(js: JetStreamContext) -> None:
+        config = (await js.stream_info(ROUTES.stream)).config
+        await js.update_stream(config.evolve(max_msg_size=1))
+
+    await admin.call(take_nothing)
+    with pytest.raises(BusUnavailableError, match="does not take b"):
+        await routes.owner.put("b", a_route("b"))
 
 
 async def test_the_owner_writes_again_what_got_lost(
