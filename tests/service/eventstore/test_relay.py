@@ -9,8 +9,10 @@ from functools import partial
 import pytest
 from google.protobuf.wrappers_pb2 import Int64Value
 from sqlalchemy import Connection, update
+from tests.service.eventstore.servers import PostgresServer
 
 from engineshed.eventstore import EventStore, Metadata, RecordedEvent, Relay, StreamAppend
+from engineshed.eventstore.errors import StoreUnavailableError
 from engineshed.eventstore.schema import events
 
 DEADLINE_S = 30
@@ -150,3 +152,20 @@ async def test_an_unreadable_event_holds_the_relay_until_it_can_be_read(store: E
         await until(lambda: relay.lag == 0)
 
     assert [event.position for event in broker.log] == [1, 2]
+
+
+async def test_a_relay_goes_on_when_its_database_was_killed() -> None:
+    broker = Broker(0, failing=False)
+    with PostgresServer() as server:
+        store = await EventStore.open(server.new_database(), service="test")
+        async with relaying(store, broker):
+            await write(store, "a/1", 5)
+            await until(lambda: len(broker.log) == 5)
+            server.kill()
+            with pytest.raises(StoreUnavailableError):
+                await write(store, "a/2", 1)
+            server.start()
+            await write(store, "a/2", 5)
+            await until(lambda: len(broker.log) == 10)
+        assert broker.log == await store.read(0)
+        await store.close()
