@@ -35,6 +35,8 @@ Take: TypeAlias = Callable[[bytes], None]
 _METHOD: Final = "/inference.GRPCInferenceService/ModelStreamInfer"
 _HEADER: Final = struct.Struct(">BI")
 """Before each message: whether it is compressed, and its length."""
+_MORE_WINDOW: Final = 1024 * 1024
+"""What Triton may send on top of HTTP/2's 64 KiB, so that it need not stop when we are busy."""
 _LAST_STREAM: Final = 2**31 - 2**16
 """Stream ids end at 2**31: a connection whose ids come near takes no more calls."""
 
@@ -174,6 +176,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._http.initiate_connection()
+        self._http.increment_flow_control_window(_MORE_WINDOW)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
