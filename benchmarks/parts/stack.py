@@ -103,7 +103,11 @@ def until(
 
 @contextmanager
 def running_stack(directory: Path, *options: str) -> Iterator[Stack]:
-    """Run `shed up` with its state in `directory` for the time of the block."""
+    """Run `shed up` with its state in `directory` for the time of the block.
+
+    From now on SIGTERM ends this program as Ctrl-C does: the stack must end before it.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     port = free_port()
     directory.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

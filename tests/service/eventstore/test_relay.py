@@ -13,6 +13,7 @@ from tests.service.eventstore.servers import PostgresServer
 
 from engineshed.eventstore import EventStore, Metadata, RecordedEvent, Relay, StreamAppend
 from engineshed.eventstore.errors import StoreUnavailableError
+from engineshed.eventstore.reading import cursor
 from engineshed.eventstore.schema import events
 
 DEADLINE_S = 30
@@ -119,6 +120,17 @@ async def test_events_are_published_in_order_once_when_nothing_fails(store: Even
         await until(lambda: len(broker.log) == 61)
 
     assert broker.log == await store.read(0)
+
+
+async def test_a_killed_relay_leaves_a_recent_position_on_disk(store: EventStore) -> None:
+    broker = Broker(0, failing=False)
+    await write(store, "a/1", 5)
+    async with relaying(store, broker), asyncio.timeout(DEADLINE_S):
+        while await store.query(lambda connection: cursor(connection, "relay")) < 5:
+            await asyncio.sleep(0.005)
+        await write(store, "a/1", 1)  # the next one is written down after the first, too
+        while await store.query(lambda connection: cursor(connection, "relay")) < 6:
+            await asyncio.sleep(0.005)
 
 
 async def test_the_cursor_counts_when_the_broker_has_removed_its_events(store: EventStore) -> None:
