@@ -5,18 +5,13 @@ Every file directly in this folder is a program, but for the harness and the rep
 
 import subprocess
 import sys
-from pathlib import Path
-from typing import Final
 
-from benchmarks.harness import ROOT, python_module
-
-HERE: Final = Path(__file__).parent
-_OTHERS: Final = ("__main__", "harness", "report")
+from benchmarks.harness import ROOT, programs, python_module
 
 
 def main() -> int:
     """Run the programs named on the command line; return 1 if one of them failed."""
-    known = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in _OTHERS)
+    known = list(programs())
     wanted = sys.argv[1:] or known
     if unknown := [name for name in wanted if name not in known]:
         print(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(known)}")

@@ -4,6 +4,7 @@ A program makes a `Report`, adds a `Figure` for each thing that it measured and 
 which prints the table and writes `benchmarks/results/<name>.json`.
 """
 
+import ast
 import json
 import math
 import os
@@ -29,6 +30,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
 # The peers' own environment; `make bench` makes it.
 PEERS: Final = ROOT / ".venv-bench"
+
+_NO_PROGRAMS: Final = ("__main__", "harness", "report")
 
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
@@ -173,6 +176,16 @@ def amount(value: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:,.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def programs() -> dict[str, str]:
+    """Return the names of all programs, each with the first sentence about it."""
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    return {
+        path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n\n")[0]
+        for path in files
+        if path.stem not in _NO_PROGRAMS
+    }
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

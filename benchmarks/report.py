@@ -1,26 +1,42 @@
-"""Put the figures of benchmarks/results/ into the table of docs/benchmarks.md.
+"""Put the list of programs and the figures of benchmarks/results/ into docs/benchmarks.md.
 
-Only what lies between the two markers is written anew.
+Only what lies between the markers is written anew.
 """
 
 import json
 from typing import Any, Final
 
-from benchmarks.harness import RESULTS, ROOT, cells
+from benchmarks.harness import RESULTS, ROOT, cells, programs
 
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
-BEGIN: Final = "<!-- figures: written by python -m benchmarks.report -->"
-END: Final = "<!-- end of figures -->"
 
 
 def main() -> None:
     """Rewrite the page."""
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    sections = "\n".join(_section(result) for result in results)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{sections}\n{END}{after}")
+    page = PAGE.read_text()
+    page = _with(page, "programs", _list())
+    page = _with(page, "figures", "\n".join(_section(result) for result in results))
+    PAGE.write_text(page)
     print(f"{len(results)} results in {PAGE.relative_to(ROOT)}")
+
+
+def _with(page: str, name: str, text: str) -> str:
+    """Return the page with `text` between the markers of that name."""
+    begin, end = (
+        f"<!-- {name}: written by python -m benchmarks.report -->",
+        f"<!-- end of {name} -->",
+    )
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def _list() -> str:
+    rows = [
+        f"| `make bench ONLY={name}` | {' '.join(about.split())} |\n"
+        for name, about in programs().items()
+    ]
+    return "| command | measures |\n| --- | --- |\n" + "".join(rows)
 
 
 def _section(result: dict[str, Any]) -> str:
