@@ -9,6 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
 
+from engineshed.triton import streams as module
 from engineshed.triton.streams import Streams, TritonGoneError
 
 T = TypeVar("T")
@@ -183,3 +184,18 @@ async def test_closing_ends_the_calls_at_work(streams: Streams) -> None:
 
     with pytest.raises(TritonGoneError):
         await soon(hanging)
+
+
+async def test_a_connection_whose_ids_are_used_up_gives_way_to_a_new_one(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LAST_STREAM", 4)
+    begun = asyncio.Event()
+    request = ModelInferRequest(id="hang f").SerializeToString()
+    hanging = asyncio.create_task(streams.call(request, lambda _: begun.set(), {}))
+    await soon(begun.wait())
+
+    assert [await ask(streams, "count 1") for _ in range(5)] == [["0"]] * 5
+
+    assert not hanging.done()
+    hanging.cancel()
