@@ -251,12 +251,14 @@ class Fronts:
             answer.close()
 
     def _take(self, url: str) -> Answer | None:
-        kept = self._idle.get(url)
-        while kept:
+        kept = self._idle.pop(url, [])
+        found = None
+        while kept and found is None:
             answer = kept.pop()
-            if answer.usable:
-                return answer
-        return None
+            found = answer if answer.usable else None
+        if kept:
+            self._idle[url] = kept
+        return found
 
     async def _connect(self, url: str) -> Answer:
         host, port, secure, _ = _address(url)
