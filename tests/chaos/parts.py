@@ -65,8 +65,10 @@ class Service:
         status = None if self._process is None else self._process.poll()
         if status is None:
             return ""
-        end = self._log.read_text(errors="replace")[-500:]
-        return f"{self._name} ended with status {status}: …{end}"
+        said = self._log.read_text(errors="replace")[-20_000:].splitlines()
+        # Logs are JSON; what else begins a line is, of a traceback, the error.
+        errors = [line for line in said if line[:1].isalpha() and not line.startswith("Traceback")]
+        return f"{self._name} ended with status {status}: {' '.join(errors[-1:])}"
 
     def kill(self) -> None:
         if self._process is not None:

@@ -80,7 +80,8 @@ class Result:
             ("requests succeeded", self.promise.succeeded, False),
             ("requests failed, excused", self.promise.excused, False),
             ("requests failed while promised", len(self.promise.broken), True),
-            ("parts that ended by themselves", len(self.fell), False),
+            ("parts that lost their office, and ended", len(self.fell) - len(self.crashed), False),
+            ("parts that ended by themselves otherwise", len(self.crashed), True),
             ("things that have not recovered", len(findings.not_recovered), True),
         ]
 
@@ -99,10 +100,15 @@ class Result:
             "not consumed": findings.not_consumed,
             "held twice": findings.held_twice,
             "promise broken": self.promise.broken,
-            "ended by itself": self.fell,
+            "ended by itself": self.crashed,
             "not recovered": findings.not_recovered,
         }
         return [f"{what}: {one}" for what, all_ in named.items() for one in all_[:10]]
+
+    @property
+    def crashed(self) -> Sequence[str]:
+        """How parts ended that nobody had ended; one that leads no more is right to end."""
+        return [how for how in self.fell if "NotLeaderError" not in how]
 
     def table(self) -> str:
         """Return the counts, and what lies behind those that should be zero."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import random
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Final
 import aiohttp
 import psutil
 from tests.chaos.parts import Database, Part, Service
-from tests.e2e.stack import free_port
 from tests.service.bus.proxy import Proxy
 
 from engineshed.bus.embedded import config_path
@@ -125,7 +126,10 @@ class World:
         return [one for root in self._agent_roots() for one in root.glob("agent/replicas/*")]
 
     async def _make_parts(self) -> None:
-        first = free_port()
+        first = lasting_port()
+        self.layout.root.joinpath("ports.json").write_text(
+            json.dumps({name: lasting_port() for name in ("nats", "catalog", "scheduler")})
+        )
         options = StackOptions("127.0.0.1", first, "local", 1, f"{HARDWARE}:{GPUS_PER_AGENT}")
         known = {program.name: program for program in programs(self.layout, options)}
         ports = self.layout.ports(first)
@@ -135,7 +139,7 @@ class World:
 
         self.catalog_address = f"127.0.0.1:{ports['catalog']}"
         listening = {
-            f"scheduler-{n}": ports["scheduler"] if n == 1 else free_port()
+            f"scheduler-{n}": ports["scheduler"] if n == 1 else lasting_port()
             for n in _numbers(self.shape.schedulers)
         }
         self.scheduler_address = _one_or_several(list(listening.values()))
@@ -159,7 +163,7 @@ class World:
         for root in self._agent_roots():
             await add(root.name, known["agent"], ENGINESHED_STATE_DIR=str(root))
         for n in _numbers(self.shape.gateways):
-            name, port = f"gateway-{n}", first if n == 1 else free_port()
+            name, port = f"gateway-{n}", first if n == 1 else lasting_port()
             root = self.layout.root / name
             await add(
                 name,
@@ -203,6 +207,20 @@ def _numbers(count: int) -> range:
 def _one_or_several(ports: list[int]) -> str:
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
     return addresses if len(ports) == 1 else f"ipv4:{addresses}"
+
+
+def lasting_port() -> int:
+    """Return a free port below those that the kernel gives to outgoing connections.
+
+    So nobody else takes it while its part is down.
+    """
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", random.randrange(10_000, 30_000)))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
