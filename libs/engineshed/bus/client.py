@@ -190,7 +190,7 @@ class Bus:
     ) -> None:
         """Return when the stream holds the message, or held one of its `Nats-Msg-Id` already.
 
-        It does what `call` would, at half the cost: neither a task nor a subscription for each.
+        It does what `call` would, with neither a task nor a subscription for each message.
 
         Raises:
             BusUnavailableError: as `call` does.
