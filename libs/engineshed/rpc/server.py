@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import grpc
 import structlog
 from google.protobuf.message import Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from structlog.contextvars import bind_contextvars
 
@@ -32,6 +32,7 @@ from engineshed.rpc.call import (
     clean_request_id,
     set_current_call,
 )
+from engineshed.rpc.health import Health
 from engineshed.rpc.metrics import RpcMetrics
 from engineshed.rpc.status import DETAILS_KEY, STATUS, error_from, to_status
 from engineshed.rpc.tls import names_of_peer, server_credentials
@@ -118,7 +119,7 @@ class RpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
             ],
         )
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = sorted({name.split("/")[1] for name in access})
         reflection.enable_server_reflection(
@@ -143,9 +144,8 @@ class RpcServer:
         else:
             port = self._server.add_secure_port(self._listen, server_credentials(self._tls))
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)  # the server as a whole
-        for name in self._names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set([""], works=True)  # the server as a whole
+        self._health.set(self._names, works=False)
         if not standby:
             await self.take_over()
         return f"{self._listen.rpartition(':')[0]}:{port}"
@@ -153,8 +153,7 @@ class RpcServer:
     async def take_over(self) -> None:
         """End the standby."""
         self._stands_by = False
-        for name in self._names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(self._names, works=True)
 
     def _refuse(self) -> DomainError | None:
         refusal = self._refusal()
@@ -164,7 +163,7 @@ class RpcServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let those in flight finish for `grace_seconds`, then cut them off."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await self._server.stop(grace_seconds)
 
 

@@ -86,6 +86,27 @@ async def test_a_standby_refuses_every_call_and_says_why(start) -> None:
         assert (error.kind, error.reason) == (Kind.UNAVAILABLE, "STANDBY")
 
 
+async def test_who_watches_a_standby_hears_that_it_takes_over_though_others_have_left(
+    start,
+) -> None:
+    member = await start()
+    request = HealthCheckRequest(service=SERVICE)
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        grpc.aio.insecure_channel(member.address) as channel,
+    ):
+        stays = HealthStub(channel).Watch(request)
+        assert (await stays.read()).status == HealthCheckResponse.NOT_SERVING
+        async with grpc.aio.insecure_channel(member.address) as other:
+            leaves = HealthStub(other).Watch(request)
+            assert (await leaves.read()).status == HealthCheckResponse.NOT_SERVING
+            leaves.cancel()
+            await HealthStub(other).Check(request)  # it knows of the end before it answers
+        await member.take_over()
+
+        assert (await stays.read()).status == HealthCheckResponse.SERVING
+
+
 async def test_a_standby_that_takes_over_serves_what_is_added_then(start) -> None:
     member = await start()
     await member.take_over()
