@@ -41,6 +41,7 @@ _CODE_TO_KIND: Final = {
     code: kind for kind, (code, _) in STATUS.items() if kind is not Kind.STALE
 } | {
     grpc.StatusCode.DEADLINE_EXCEEDED: Kind.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED: Kind.UNAVAILABLE,  # the server ended; a caller's own raises another
     grpc.StatusCode.OUT_OF_RANGE: Kind.INVALID,
 }
 
@@ -103,7 +104,8 @@ def _short(text: str, most: int) -> str:
 def error_from(error: grpc.aio.AioRpcError) -> RemoteError | None:
     """Return what a failed call says, or None when it says nothing a caller can act upon.
 
-    A server that cannot be reached or does not answer in time is `Kind.UNAVAILABLE`.
+    A server that cannot be reached, does not answer in time, or ends before it does is
+    `Kind.UNAVAILABLE`.
     """
     kind: Kind | None = _CODE_TO_KIND.get(error.code())
     if kind is None:

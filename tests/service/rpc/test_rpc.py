@@ -164,6 +164,21 @@ async def test_a_server_that_does_not_answer_is_unavailable() -> None:
     assert remote.kind is Kind.UNAVAILABLE
 
 
+async def test_a_server_that_gives_a_call_up_is_unavailable(served) -> None:
+    address, holds = served
+    holds.error = asyncio.CancelledError()  # as when it ends
+    request = pb.CreateHoldRequest(
+        checkpoint_id=CHECKPOINT,
+        holder_id="ep_01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        org_id="_platform",
+    )
+
+    remote = error_from(await refused(call(address, "svc_scheduler", "CreateHold", request)))
+
+    assert remote is not None
+    assert remote.kind is Kind.UNAVAILABLE
+
+
 async def test_a_call_has_a_deadline_although_its_caller_set_none(served) -> None:
     address, holds = served
 
