@@ -213,7 +213,7 @@ async def _run(options: Options, world: World, tell: Chronicle, stack: AsyncExit
     findings = await audit.settle(tell)
     tell("NOT settled" if findings.unsettled else "settled")
     return Result(
-        acknowledged=api.acknowledged.total(),
+        acknowledged=api.acknowledged,
         promise=promise,
         findings=findings,
         surprises=api.surprises,

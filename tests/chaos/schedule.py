@@ -17,7 +17,6 @@ class Kind(StrEnum):
     KILL = "kill -9"  # and start again
     PAUSE = "SIGSTOP"  # and SIGCONT
     WIPE = "kill -9, store wiped"
-    RESTART = "restart"  # in peace
     CUT = "connections cut"
     SPLIT = "connection cut in a message"
     HANG = "connection swallows all"
@@ -29,7 +28,6 @@ _LASTS: Final[dict[Kind, Sequence[float]]] = {
     Kind.KILL: (0, 0.5, 3),
     Kind.PAUSE: (3, 7, 14, 25),
     Kind.WIPE: (0, 2),
-    Kind.RESTART: (0, 2),
     Kind.CUT: (0,),
     Kind.SPLIT: (0,),
     Kind.HANG: (3, 12),
