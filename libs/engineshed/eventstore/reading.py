@@ -1,7 +1,9 @@
 """The queries on the log. Each runs in the caller's transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -39,6 +41,19 @@ def page(connection: Connection, after: int, limit: int, selection: Selection) -
         query = query.where(events.c.type.in_(selection.types))
     found = codec.decode(connection.execute(query))
     return Page(found, found[-1].position if len(found) == limit else head)
+
+
+def fact_rows(connection: Connection, after: int, limit: int) -> Sequence[Sequence[Any]]:
+    """Return up to `limit` rows of `FACT_COLUMNS` after a position, in order."""
+    query = (
+        select(*codec.FACT_COLUMNS)
+        .where(events.c.position > after)
+        .order_by(events.c.position)
+        .limit(limit)
+    )
+    cursor = connection.execute(query).cursor
+    assert cursor is not None, "a query has one"
+    return cursor.fetchall()  # the driver's own tuples: SQLAlchemy's rows take longer to make
 
 
 def stream(connection: Connection, name: str, as_of: datetime | None) -> list[RecordedEvent]:

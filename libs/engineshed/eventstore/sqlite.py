@@ -15,7 +15,7 @@ from engineshed.eventstore.database import FORMS, READERS, Database
 # How long a writer waits for another process to finish its transaction.
 _BUSY_S: Final = 10.0
 
-_WRITER_PRAGMAS: Final = ("synchronous = FULL", "foreign_keys = ON")
+_WRITER_PRAGMAS: Final = ("synchronous = FULL", "foreign_keys = ON", "wal_autocheckpoint = 4000")
 _READER_PRAGMAS: Final = ("query_only = ON",)
 
 

@@ -6,17 +6,19 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, Self, TypeAlias, TypeVar
 
 import structlog
 from sqlalchemy import Connection
 
-from engineshed.eventstore import reading
+from engineshed.eventstore import codec, reading
 from engineshed.eventstore.database import READERS, Database
 from engineshed.eventstore.errors import StoreUnavailableError
+from engineshed.eventstore.forgetting import keep_forgetting
 from engineshed.eventstore.metrics import StoreMetrics
 from engineshed.eventstore.migrating import Tables
-from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
+from engineshed.eventstore.model import Fact, Idempotency, RecordedEvent, Selection, StreamAppend
 from engineshed.eventstore.opening import open_database, prepare
 from engineshed.eventstore.patience import until_available
 from engineshed.eventstore.writer import Change, Outcome, Project, Write, Writer
@@ -28,6 +30,9 @@ _MAX_BATCH: Final = 512
 
 # How many events a follower reads at once.
 _PAGE: Final = 500
+
+# How many events are folded before others get their turn.
+_FOLD_PAGE: Final = 2000
 
 # How soon a follower sees what another process committed; commits of this process wake it at once.
 _POLL_S: Final = 1.0
@@ -68,7 +73,14 @@ class EventStore:
     event loop that it was opened in.
     """
 
-    def __init__(self, service: str, database: Database, writer: Writer, position: int) -> None:
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        writer: Writer,
+        position: int,
+        clock: Callable[[], datetime],
+    ) -> None:
         self.service = service
         self._database = database
         self._writer = writer
@@ -79,7 +91,9 @@ class EventStore:
         self._committed = asyncio.Event()  # set, and replaced by a new one, at each commit
         self._known_position = position
         self._closed = False
+        self.now = clock
         self.metrics = StoreMetrics()
+        self._forgetting = asyncio.create_task(keep_forgetting(self))
 
     @classmethod
     async def open(
@@ -100,10 +114,12 @@ class EventStore:
                 `postgresql://user:password@host/database`.
             service: whose store it is, e.g. `catalog`; on PostgreSQL the schema's name, too.
             tables: those of the service's read models.
-            project: brings the read models up to date with one event, in the transaction that
-                records it. It runs in the writer's thread and must do nothing but write to its
-                connection: when it raises, the append fails and is undone, and it may be called
-                again for an append that was undone.
+            project: brings the read models up to date with events, in the transaction that
+                records them. It gets those of all appends that are committed together, in the
+                order of positions, so that it can write rows of a kind together. It runs in the
+                writer's thread and must do nothing but write to its connection: when it raises,
+                all is undone and it is called again for each append; those for which it raises
+                again fail.
             clock: returns the time, aware.
 
         Raises:
@@ -113,7 +129,7 @@ class EventStore:
         """
         database = await asyncio.to_thread(open_database, url, service)
         position = await until_available(lambda: asyncio.to_thread(prepare, database, tables))
-        return cls(service, database, Writer(database, project, clock), position)
+        return cls(service, database, Writer(database, project, clock), position, clock)
 
     @property
     def known_position(self) -> int:
@@ -202,6 +218,23 @@ class EventStore:
         selection = Selection(stream or "", org_id or "", types)
         return (await self._page(after_position, limit, selection)).events
 
+    async def fold(self, take: Callable[[Fact], None], after_position: int = 0) -> int:
+        """Give all events after a position to `take`, in order; return the last position.
+
+        It runs in the event loop, where others get their turn after every page.
+
+        Raises:
+            UnknownEventTypeError: newer code wrote one of them.
+
+        """
+        while rows := await self.query(
+            partial(reading.fact_rows, after=after_position, limit=_FOLD_PAGE)
+        ):
+            for fact in codec.facts(rows):
+                take(fact)
+            after_position = rows[-1][0]
+        return after_position
+
     async def follow(
         self,
         after_position: int,
@@ -267,6 +300,7 @@ class EventStore:
     async def close(self) -> None:
         """Write what waits, then close the database."""
         self._closed = True
+        self._forgetting.cancel()
         if self._committing is not None:
             await self._committing
         await asyncio.to_thread(self._shut_down)

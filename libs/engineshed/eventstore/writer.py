@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from typing import Final, TypeAlias
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, case, update
 from sqlalchemy.exc import DBAPIError
 
 from engineshed import ids
@@ -29,8 +30,9 @@ from engineshed.eventstore.errors import (
     StreamConflictError,
 )
 from engineshed.eventstore.model import Idempotency, RecordedEvent, StreamAppend
+from engineshed.eventstore.rows import insert_rows
 
-Project: TypeAlias = Callable[[Connection, RecordedEvent], None]
+Project: TypeAlias = Callable[[Connection, Sequence[RecordedEvent]], None]
 Write: TypeAlias = Callable[[Connection], None]
 
 # How long, after a commit was interrupted, the database may take to come back and tell.
@@ -53,7 +55,7 @@ Outcome: TypeAlias = list[RecordedEvent] | Exception
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    position: int  # the last one given
+    position: int  # the last one that was given before
     moment: int  # recorded_at of what is written now
 
 
@@ -89,7 +91,7 @@ class Writer:
     def _together(self, batch: Sequence[Change]) -> Sequence[list[RecordedEvent]]:
         recorded: list[list[RecordedEvent]] = []
         try:
-            with self._transaction() as (connection, head):
+            with self._transaction(_count(batch)) as (connection, head):
                 recorded = self._write(connection, head, batch)
         except CommitInterruptedError:
             self._require_written(recorded)
@@ -99,19 +101,16 @@ class Writer:
         outcomes: list[Outcome] = []
         try:
             with self._transaction() as (connection, head):
-                for change in batch:
-                    outcome = self._alone(connection, head, change)
-                    outcomes.append(outcome)
-                    if isinstance(outcome, list):
-                        head = _Head(head.position + len(outcome), head.moment)
+                outcomes = [self._alone(connection, head.moment, change) for change in batch]
         except CommitInterruptedError:
             self._require_written([one for one in outcomes if isinstance(one, list)])
         return outcomes
 
-    def _alone(self, connection: Connection, head: _Head, change: Change) -> Outcome:
+    def _alone(self, connection: Connection, moment: int, change: Change) -> Outcome:
         savepoint = connection.begin_nested()
         try:
             _refuse(connection, change)
+            head = self._advance(connection, _count([change]), moment)
             (recorded,) = self._write(connection, head, [change])
         except Exception as error:
             if isinstance(error, DBAPIError) and self._database.failure(error):
@@ -122,13 +121,20 @@ class Writer:
         return recorded
 
     @contextmanager
-    def _transaction(self) -> Iterator[tuple[Connection, _Head]]:
-        """Hold the head of the log, so that no other writer gives positions, until the commit."""
+    def _transaction(self, events: int = 0) -> Iterator[tuple[Connection, _Head]]:
+        """Hold the head of the log, so that no other writer gives positions, until the commit.
+
+        It is moved on by so many events already; what is yielded is from where.
+        """
         with self._database.write() as connection:
-            position, moment, term = connection.execute(_LOCK_HEAD).one()
-            if self.term not in (None, term):
-                raise NotLeaderError(f"term {self.term} is over; this is term {term}")
-            yield connection, _Head(position, max(moment, codec.to_moment(self._clock())))
+            yield connection, self._advance(connection, events, codec.to_moment(self._clock()))
+
+    def _advance(self, connection: Connection, events: int, moment: int) -> _Head:
+        parameters = {"events": events, "moment": moment}
+        position, moment, term = connection.execute(_ADVANCE, parameters).one()
+        if self.term not in (None, term):
+            raise NotLeaderError(f"term {self.term} is over; this is term {term}")
+        return _Head(position - events, moment)
 
     def _require_written(self, recorded: Sequence[Sequence[RecordedEvent]]) -> None:
         """Find out whether an interrupted commit, of all of `recorded`, has happened.
@@ -165,63 +171,66 @@ class Writer:
         recorded = _record(head, changes)
         rows = [codec.encode(event, head.moment) for group in recorded for event in group]
         if rows:
-            connection.execute(insert(schema.events), rows)
-            connection.execute(
-                update(schema.log_head),
-                {"position": head.position + len(rows), "recorded_at": head.moment},
-            )
+            insert_rows(connection, schema.events, rows)
         answers = [_answer(change.idempotency, head) for change in changes if change.idempotency]
-        if answers:
-            connection.execute(insert(schema.requests), answers)
-        for change, group in zip(changes, recorded, strict=True):
-            if self._project is not None:
-                for event in group:
-                    self._project(connection, event)
+        insert_rows(connection, schema.requests, answers)
+        if self._project is not None and rows:
+            self._project(connection, [event for group in recorded for event in group])
+        for change in changes:
             if change.write is not None:
                 change.write(connection)
         return recorded
 
 
-_LOCK_HEAD = select(
-    schema.log_head.c.position, schema.log_head.c.recorded_at, schema.log_head.c.term
-).with_for_update()
+_columns = schema.log_head.c
+_moment = bindparam("moment", type_=BigInteger)
+_ADVANCE: Final = (
+    update(schema.log_head)
+    .values(
+        position=_columns.position + bindparam("events", type_=BigInteger),
+        recorded_at=case((_columns.recorded_at > _moment, _columns.recorded_at), else_=_moment),
+    )
+    .returning(_columns.position, _columns.recorded_at, _columns.term)
+)
+
+
+def _count(changes: Sequence[Change]) -> int:
+    return sum(len(append.events) for change in changes for append in change.appends)
 
 
 def _record(head: _Head, changes: Sequence[Change]) -> list[list[RecordedEvent]]:
     recorded_at = codec.from_moment(head.moment)
-    position = head.position
-    recorded: list[list[RecordedEvent]] = []
-    for change in changes:
-        group: list[RecordedEvent] = []
-        for append in change.appends:
-            for version, event in enumerate(append.events, start=append.expected_version + 1):
-                position += 1
-                group.append(
-                    RecordedEvent(
-                        position,
-                        ids.new(ids.EVENT),
-                        append.stream,
-                        version,
-                        event.DESCRIPTOR.full_name,
-                        event,
-                        append.metadata,
-                        recorded_at,
-                    )
-                )
-        recorded.append(group)
-    return recorded
+    positions = count(head.position + 1)
+    event_ids = iter(ids.several(ids.EVENT, _count(changes)))
+    return [
+        [
+            RecordedEvent(
+                next(positions),
+                next(event_ids),
+                append.stream,
+                version,
+                event.DESCRIPTOR.full_name,
+                event,
+                append.metadata,
+                recorded_at,
+            )
+            for append in change.appends
+            for version, event in enumerate(append.events, start=append.expected_version + 1)
+        ]
+        for change in changes
+    ]
 
 
-def _answer(idempotency: Idempotency, head: _Head) -> dict[str, object]:
-    return {
-        "org_id": idempotency.org_id,
-        "actor": idempotency.actor,
-        "method": idempotency.method,
-        "request_id": idempotency.request_id,
-        "request_hash": idempotency.request_hash,
-        "response": idempotency.response,
-        "recorded_at": head.moment,
-    }
+def _answer(idempotency: Idempotency, head: _Head) -> tuple[str, str, str, str, bytes, bytes, int]:
+    return (
+        idempotency.org_id,
+        idempotency.actor,
+        idempotency.method,
+        idempotency.request_id,
+        idempotency.request_hash,
+        idempotency.response,
+        head.moment,
+    )
 
 
 def _refuse(connection: Connection, change: Change) -> None:

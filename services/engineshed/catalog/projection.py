@@ -1,5 +1,6 @@
-"""Bringing the read models up to date with one event, in the transaction that records it."""
+"""Bringing the read models up to date with events, in the transaction that records them."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,8 +19,13 @@ from engineshed.eventstore import RecordedEvent
 from engineshed.runtime import to_timestamp
 
 
-def project(connection: Connection, recorded: RecordedEvent) -> None:
-    """Write what an event changes in the read models."""
+def project(connection: Connection, batch: Sequence[RecordedEvent]) -> None:
+    """Write what events change in the read models, one after the other."""
+    for recorded in batch:
+        _project_one(connection, recorded)
+
+
+def _project_one(connection: Connection, recorded: RecordedEvent) -> None:
     event = recorded.event
     at = to_timestamp(recorded.recorded_at)
     match event:

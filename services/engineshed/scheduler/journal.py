@@ -9,13 +9,14 @@ starts again with what is true.
 import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from google.protobuf.message import Message
 
 from engineshed.eventstore import (
     EventStore,
+    Fact,
     Idempotency,
     Metadata,
     NotLeaderError,
@@ -26,8 +27,6 @@ from engineshed.eventstore import (
 from engineshed.scheduler.domain.view import View
 
 T = TypeVar("T")
-
-_PAGE: Final = 5_000
 
 
 class Journal:
@@ -46,11 +45,7 @@ class Journal:
     async def open(cls, store: EventStore, term: int) -> "Journal":
         """Fold all that was recorded before this process was elected for `term`."""
         journal = cls(store, term)
-        position = 0
-        while page := await store.read(position, _PAGE):
-            for recorded in page:
-                journal._fold(recorded)
-            position = page[-1].position
+        await store.fold(journal._fold)
         return journal
 
     async def watch(self) -> None:
@@ -109,7 +104,7 @@ class Journal:
         self.changed.set()
         return recorded
 
-    def _fold(self, recorded: RecordedEvent) -> None:
+    def _fold(self, recorded: RecordedEvent | Fact) -> None:
         self.view.apply(recorded.stream, recorded.event, recorded.recorded_at)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:

@@ -4,9 +4,12 @@ What endpoints and nodes are is held in memory; here stands what must be unique,
 made of, and the little that is known but is no event. A change of a table needs a migration.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
+from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -16,14 +19,14 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
-    insert,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
-from engineshed.eventstore import RecordedEvent, Tables
+from engineshed.eventstore import RecordedEvent, Tables, insert_rows
 from engineshed.scheduler.domain.errors import GpuTakenError, RoutingKeyTakenError
 
 METADATA: Final = MetaData()
@@ -77,64 +80,85 @@ heard: Final = Table(
 )
 
 
-def project(connection: Connection, recorded: RecordedEvent) -> None:
-    """Bring the tables up to date with one event.
+def project(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+    """Bring the tables up to date with events that are recorded together.
 
     Raises:
         RoutingKeyTakenError: another endpoint has the routing key.
         GpuTakenError: another replica holds one of the GPUs.
 
     """
-    match recorded.event:
-        case pb.EndpointCreated() as created:
-            _create(connection, recorded, created)
-        case pb.EndpointTerminated() as terminated:
-            connection.execute(
-                update(endpoints)
-                .where(endpoints.c.endpoint_id == terminated.endpoint_id)
-                .values(terminated_at=_moment(recorded))
-            )
-        case pb.ReplicaPlaced() as placed:
-            _take(connection, placed)
-        case (pb.ReplicaStopped() | pb.ReplicaFailed()) as ended:
-            connection.execute(delete(gpus).where(gpus.c.replica_id == ended.replica_id))
+    for kind, several in groupby(events, key=lambda recorded: type(recorded.event)):
+        if (write := _WRITERS.get(kind)) is not None:
+            write(connection, list(several))
 
 
-def _create(connection: Connection, recorded: RecordedEvent, created: pb.EndpointCreated) -> None:
-    row = {
-        "position": recorded.position,
-        "endpoint_id": created.endpoint_id,
-        "org_id": created.org_id,
-        "region": created.region,
-        "routing_key": created.routing_key,
-        "created_at": _moment(recorded),
-    }
-    try:
-        connection.execute(insert(endpoints), row)
-    except IntegrityError as error:
-        raise RoutingKeyTakenError(
-            f"the routing key {created.routing_key} is taken", routing_key=created.routing_key
-        ) from error
-    hold = {
-        "endpoint_id": created.endpoint_id,
-        "checkpoint_id": created.checkpoint.checkpoint_id,
-    }
-    connection.execute(insert(holds), hold)
-
-
-def _take(connection: Connection, placed: pb.ReplicaPlaced) -> None:
+def _create(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+    created = [(recorded, cast(pb.EndpointCreated, recorded.event)) for recorded in events]
     rows = [
-        {"node_id": placed.node_id, "gpu": gpu, "replica_id": placed.replica_id}
-        for gpu in placed.gpus
+        (
+            recorded.position,
+            event.endpoint_id,
+            event.org_id,
+            event.region,
+            event.routing_key,
+            _moment(recorded),
+            None,
+        )
+        for recorded, event in created
     ]
     try:
-        connection.execute(insert(gpus), rows)
+        insert_rows(connection, endpoints, rows)
     except IntegrityError as error:
-        raise GpuTakenError(
-            f"a GPU of {list(placed.gpus)} on {placed.node_id} is taken",
-            node_id=placed.node_id,
-            replica_id=placed.replica_id,
+        # The one who caused it is told when it is tried alone.
+        routing_key = created[0][1].routing_key
+        raise RoutingKeyTakenError(
+            f"the routing key {routing_key} is taken", routing_key=routing_key
         ) from error
+    held = [(event.endpoint_id, event.checkpoint.checkpoint_id) for _, event in created]
+    insert_rows(connection, holds, held)
+
+
+def _terminate(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+    ended = update(endpoints).where(endpoints.c.endpoint_id == bindparam("ended"))
+    rows = [
+        {
+            "ended": cast(pb.EndpointTerminated, recorded.event).endpoint_id,
+            "terminated_at": _moment(recorded),
+        }
+        for recorded in events
+    ]
+    connection.execute(ended, rows)
+
+
+def _take(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+    placed = [cast(pb.ReplicaPlaced, recorded.event) for recorded in events]
+    rows = [(event.node_id, gpu, event.replica_id) for event in placed for gpu in event.gpus]
+    try:
+        insert_rows(connection, gpus, rows)
+    except IntegrityError as error:
+        first = placed[0]
+        raise GpuTakenError(
+            f"a GPU of {list(first.gpus)} on {first.node_id} is taken",
+            node_id=first.node_id,
+            replica_id=first.replica_id,
+        ) from error
+
+
+def _give_back(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+    ended = [
+        cast(pb.ReplicaStopped | pb.ReplicaFailed, recorded.event).replica_id for recorded in events
+    ]
+    connection.execute(delete(gpus).where(gpus.c.replica_id.in_(ended)))
+
+
+_WRITERS: Final[Mapping[type[Message], Callable[[Connection, Sequence[RecordedEvent]], None]]] = {
+    pb.EndpointCreated: _create,
+    pb.EndpointTerminated: _terminate,
+    pb.ReplicaPlaced: _take,
+    pb.ReplicaStopped: _give_back,
+    pb.ReplicaFailed: _give_back,
+}
 
 
 def _moment(recorded: RecordedEvent) -> int:

@@ -1,5 +1,6 @@
 """A real PostgreSQL server, which can be killed and started again."""
 
+import atexit
 import os
 import warnings
 from itertools import count
@@ -66,5 +67,6 @@ class PostgresServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._server.cleanup()
+        atexit.unregister(self._server._cleanup)  # it would take its time to end in peace
+        self.kill()
         self._directory.cleanup()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -17,6 +18,7 @@ from engineshed.eventstore import (
     StreamAppend,
     StreamConflictError,
 )
+from engineshed.eventstore.forgetting import REMEMBERED_FOR, forget
 
 OpenStore = Callable[..., Awaitable[EventStore]]
 REQUEST = Idempotency("org_1", "tok_1", "/m.Service/Create", "r1", b"h" * 32, b"the answer")
@@ -130,3 +132,26 @@ async def test_a_request_that_changes_nothing_is_remembered_too(store: EventStor
 
     assert await store.recall(REQUEST) == b"the answer"
     assert await store.last_position() == 0
+
+
+async def test_requests_are_forgotten_after_a_while_and_no_sooner(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engineshed.eventstore.forgetting._AT_ONCE", 3)  # several pages
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    store = await open_store(clock=lambda: now)
+    requests = [replace(REQUEST, request_id=f"r{number}") for number in range(10)]
+    for request in requests[:7]:
+        await store.append(idempotency=request)
+    now += REMEMBERED_FOR
+    for request in requests[7:]:
+        await store.append(idempotency=request)
+    now += timedelta(microseconds=1)
+
+    assert await forget(store, now - REMEMBERED_FOR) == 7
+
+    for request in requests[:7]:
+        assert await store.append(idempotency=request) == [], "it counts as a new one"
+    for request in requests[7:]:
+        with pytest.raises(RequestRepeatedError):
+            await store.append(idempotency=request)

@@ -208,5 +208,5 @@ def wait_for(event: threading.Event) -> None:
 
 async def holds_the_head(store: EventStore) -> bool:
     """Tell whether a transaction holds the row that every append locks."""
-    query = text("SELECT count(*) FROM pg_locks WHERE mode = 'RowShareLock'")
+    query = text("SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock'")
     return await store.query(lambda connection: bool(connection.scalar(query)))

@@ -1,7 +1,7 @@
 """Read models of a service change with its events, in the same transaction."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,14 +24,15 @@ class BugError(Exception):
     """What a read model with a bug raises."""
 
 
-def project(connection: Connection, recorded: RecordedEvent) -> None:
-    assert isinstance(recorded.event, StringValue)
-    name = recorded.event.value
-    connection.execute(insert(names), {"stream": recorded.stream, "name": name})
-    if name == "bug":
-        raise BugError
-    if name == "bad_sql":
-        connection.exec_driver_sql("INSERT INTO no_such_table VALUES (1)")
+def project(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+    for recorded in events:
+        assert isinstance(recorded.event, StringValue)
+        name = recorded.event.value
+        connection.execute(insert(names), {"stream": recorded.stream, "name": name})
+        if name == "bug":
+            raise BugError
+        if name == "bad_sql":
+            connection.exec_driver_sql("INSERT INTO no_such_table VALUES (1)")
 
 
 def named(name: str) -> StreamAppend:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text, update
 
 from engineshed.eventstore import (
     EventStore,
+    Fact,
     Metadata,
     RecordedEvent,
     StoreUnavailableError,
@@ -80,6 +81,20 @@ async def test_events_are_filtered_by_stream_organization_and_type(filled: Event
     assert positions(await filled.read(0, types=[number])) == [2, 4, 6]
     assert positions(await filled.read(0, org_id="org_2", types=[number])) == [6]
     assert positions(await filled.read(2, stream="a/1", types=["no.Such"])) == []
+
+
+async def test_a_fold_takes_the_whole_log_in_order(
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engineshed.eventstore.store._FOLD_PAGE", 4)
+    facts: list[Fact] = []
+
+    assert await filled.fold(facts.append) == 6
+    assert await filled.fold(facts.append, after_position=6) == 6
+
+    assert facts == [
+        (one.position, one.stream, one.event, one.recorded_at) for one in await filled.read(0)
+    ]
 
 
 async def test_a_query_cannot_write(filled: EventStore) -> None:

@@ -12,16 +12,24 @@ from engineshed.errors import Kind
 from engineshed.eventstore import Metadata, RecordedEvent, UnknownEventTypeError
 from engineshed.eventstore.codec import (
     COLUMNS,
+    FACT_COLUMNS,
     decode,
     encode,
+    facts,
     from_moment,
     message_class,
     to_moment,
 )
+from engineshed.eventstore.schema import events
 
 times = st.datetimes(timezones=st.just(UTC))
 words = st.text(max_size=20)
 positions = st.integers(1, 2**63 - 1)
+
+
+def row_of(event: RecordedEvent, moment: int) -> dict[str, object]:
+    names = [column.name for column in events.columns]
+    return dict(zip(names, encode(event, moment), strict=True))
 
 
 @given(times)
@@ -54,9 +62,11 @@ def test_a_time_without_zone_is_refused() -> None:
     )
 )
 def test_an_event_survives_its_row(event: RecordedEvent) -> None:
-    row = encode(event, to_moment(event.recorded_at))
+    row = row_of(event, to_moment(event.recorded_at))
 
     assert decode([[row[column.name] for column in COLUMNS]]) == [event]
+    (fact,) = facts([[row[column.name] for column in FACT_COLUMNS]])
+    assert fact == (event.position, event.stream, event.event, event.recorded_at)
 
 
 @given(st.permutations(["a", "b", "c", "d", "e"]))
@@ -68,7 +78,7 @@ def test_equal_events_have_equal_bytes(order: list[str]) -> None:
 
     expected = Struct()
     expected.update(dict.fromkeys("abcde", 1))
-    assert encode(event, 0)["data"] == expected.SerializeToString(deterministic=True)
+    assert row_of(event, 0)["data"] == expected.SerializeToString(deterministic=True)
 
 
 def test_a_type_that_nobody_defined_is_named() -> None:

@@ -262,7 +262,7 @@ class CreateCheckpointRequest(_message.Message):
     digest: _builtins.str
     """digest is what the result must have, "sha256:…". Empty: whatever it has."""
     request_id: _builtins.str
-    """request_id makes a repeated call return the first result."""
+    """request_id makes a repeated call return the first result, for seven days."""
     @_builtins.property
     def sha256(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """sha256 are the hashes that files must have, by their path: 64 hexadecimal digits, in lower

@@ -62,7 +62,7 @@ class CreateOrganizationRequest(_message.Message):
     slug: _builtins.str
     """slug is its short name: lower-case letters, digits and hyphens."""
     request_id: _builtins.str
-    """request_id makes a repeated call return the first result."""
+    """request_id makes a repeated call return the first result, for seven days."""
     def __init__(
         self,
         *,

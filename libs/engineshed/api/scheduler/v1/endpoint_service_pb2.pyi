@@ -405,7 +405,7 @@ class CreateEndpointRequest(_message.Message):
     region: _builtins.str
     """region is where to run. Empty: the only region there is, if it is one."""
     request_id: _builtins.str
-    """request_id makes a repeated call return the first result."""
+    """request_id makes a repeated call return the first result, for seven days."""
     @_builtins.property
     def scaling(self) -> Global___Scaling:
         """scaling says how many replicas. Unset: one. min_replicas must be at least 1."""
@@ -587,7 +587,7 @@ class UpdateEndpointRequest(_message.Message):
     etag: _builtins.str
     """etag refuses the call when the endpoint has changed since. Empty: no check."""
     request_id: _builtins.str
-    """request_id makes a repeated call return the first result."""
+    """request_id makes a repeated call return the first result, for seven days."""
     @_builtins.property
     def endpoint(self) -> Global___EndpointUpdate:
         """endpoint carries the new values of the fields that update_mask names."""
@@ -684,7 +684,7 @@ class StopEndpointRequest(_message.Message):
     endpoint_id: _builtins.str
     """endpoint_id is the endpoint."""
     request_id: _builtins.str
-    """request_id makes a repeated call return the first result."""
+    """request_id makes a repeated call return the first result, for seven days."""
     def __init__(
         self,
         *,
@@ -734,7 +734,7 @@ class RestartEndpointRequest(_message.Message):
     endpoint_id: _builtins.str
     """endpoint_id is the endpoint."""
     request_id: _builtins.str
-    """request_id makes a repeated call return the first result."""
+    """request_id makes a repeated call return the first result, for seven days."""
     def __init__(
         self,
         *,
@@ -787,7 +787,7 @@ class DeleteEndpointRequest(_message.Message):
     etag: _builtins.str
     """etag refuses the call when the endpoint has changed since. Empty: no check."""
     request_id: _builtins.str
-    """request_id makes a repeated call return the first result."""
+    """request_id makes a repeated call return the first result, for seven days."""
     def __init__(
         self,
         *,
