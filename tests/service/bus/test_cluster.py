@@ -1,6 +1,7 @@
 """A cluster of brokers that loses the node that leads: everything goes on."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -19,11 +20,19 @@ from engineshed.bus import (
 )
 from engineshed.eventstore import EventStore
 
+from . import conftest
 from .cluster import Cluster, leader_of
 from .conftest import eventually
 from .service import Consumer, Service, as_message, stream
 
 EVENTS = "ENGINESHED_EVENTS"
+
+
+@pytest.fixture(autouse=True)
+def times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for elections, and deliver again soon what was on its way through a node that dies."""
+    monkeypatch.setattr(conftest, "DEADLINE", 60.0)
+    monkeypatch.setattr(sys.modules["engineshed.bus.consume"], "ACK_WAIT", 1.0)
 
 
 @pytest.fixture
