@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -59,6 +60,9 @@ _REPLICAS: Final = Table(
     Column("replica_id", String, nullable=False),
     Column("url", String, nullable=False),
 )
+
+_State = dict[str, tuple[int, str]]  # how many events, and which replica
+_NEW: Final = (0, "")
 
 Append = Callable[[int, int], Awaitable[object]]  # by a caller, for the so manyeth time
 
@@ -217,25 +221,29 @@ async def _measure_folding(report: Report, url: str) -> None:
     bare.close()
 
 
-async def _fold(store: EventStore) -> dict[str, tuple[int, str]]:
-    state: dict[str, tuple[int, str]] = {}
-    await store.fold(lambda fact: _evolve(state, fact.stream, fact.position, fact.event))
+async def _fold(store: EventStore) -> _State:
+    state: _State = {}
+
+    def take(stream: str, event: Message, _: datetime) -> None:
+        _evolve(state, stream, event)
+
+    await store.fold(take)
     return state
 
 
-def _fold_bare(connection: Connection) -> dict[str, tuple[int, str]]:
-    state: dict[str, tuple[int, str]] = {}
+def _fold_bare(connection: Connection) -> _State:
+    state: _State = {}
     classes = {ReplicaReady.DESCRIPTOR.full_name: ReplicaReady}
     columns = events.c
-    query = select(columns.position, columns.stream, columns.type, columns.data)
-    for position, stream, kind, data in connection.execute(query.order_by(columns.position)):
-        _evolve(state, stream, position, classes[kind].FromString(data))
+    query = select(columns.stream, columns.type, columns.data).order_by(columns.position)
+    for stream, kind, data in connection.execute(query):
+        _evolve(state, stream, classes[kind].FromString(data))
     return state
 
 
-def _evolve(state: dict[str, tuple[int, str]], stream: str, position: int, event: Message) -> None:
+def _evolve(state: _State, stream: str, event: Message) -> None:
     if isinstance(event, ReplicaReady):
-        state[stream] = (position, event.replica_id)
+        state[stream] = (state.get(stream, _NEW)[0] + 1, event.replica_id)
 
 
 def _fill(connection: Connection) -> None:

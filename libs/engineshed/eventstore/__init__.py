@@ -17,7 +17,7 @@ from engineshed.eventstore.errors import (
 from engineshed.eventstore.handling import handle
 from engineshed.eventstore.leadership import Leadership
 from engineshed.eventstore.migrating import SchemaError, Tables
-from engineshed.eventstore.model import Fact, Idempotency, Metadata, RecordedEvent, StreamAppend
+from engineshed.eventstore.model import Idempotency, Metadata, RecordedEvent, StreamAppend
 from engineshed.eventstore.patience import until_available
 from engineshed.eventstore.relay import EventSink, Relay
 from engineshed.eventstore.rows import insert_rows
@@ -27,7 +27,6 @@ __all__ = [
     "EventSink",
     "EventStore",
     "EventTooLargeError",
-    "Fact",
     "Idempotency",
     "Leadership",
     "Metadata",

@@ -1,6 +1,6 @@
 """Between events and the rows of the log."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final, TypeAlias
@@ -11,7 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from sqlalchemy import Column
 
 from engineshed.eventstore.errors import EventTooLargeError, UnknownEventTypeError
-from engineshed.eventstore.model import Fact, Metadata, RecordedEvent
+from engineshed.eventstore.model import Metadata, RecordedEvent
 from engineshed.eventstore.schema import events
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,9 +42,8 @@ COLUMNS: Final[Sequence[Column[Any]]] = [
     events.c.recorded_at,
 ]
 
-# What `facts` expects, in this order.
-FACT_COLUMNS: Final[Sequence[Column[Any]]] = [
-    events.c.position,
+# What a fold of the whole log reads, and no more: a log is long.
+FOLD_COLUMNS: Final[Sequence[Column[Any]]] = [
     events.c.stream,
     events.c.type,
     events.c.data,
@@ -129,20 +128,6 @@ def decode(rows: Iterable[Sequence[Any]]) -> list[RecordedEvent]:
             moment,
         ) in rows
     ]
-
-
-def facts(rows: Iterable[Sequence[Any]]) -> Iterator[Fact]:
-    """Yield the facts of rows of `FACT_COLUMNS`, each decoded when it is asked for.
-
-    A message that is dropped before the next one is made costs a fraction.
-
-    Raises:
-        UnknownEventTypeError: a row's type is not among the messages that this process imported.
-
-    """
-    for position, stream, type_, data, moment in rows:
-        event = message_class(type_).FromString(data)
-        yield Fact(position, stream, event, from_moment(moment))
 
 
 @cache

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
 from google.protobuf.message import Message
 
@@ -31,15 +30,6 @@ class RecordedEvent:
     event: Message
     metadata: Metadata
     recorded_at: datetime  # UTC; never goes back along positions
-
-
-class Fact(NamedTuple):
-    """What a fold of a whole log needs of an event, and no more: a log is long."""
-
-    position: int
-    stream: str
-    event: Message
-    recorded_at: datetime  # UTC
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The queries on the log. Each runs in the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -43,17 +43,16 @@ def page(connection: Connection, after: int, limit: int, selection: Selection) -
     return Page(found, found[-1].position if len(found) == limit else head)
 
 
-def fact_rows(connection: Connection, after: int, limit: int) -> Sequence[Sequence[Any]]:
-    """Return up to `limit` rows of `FACT_COLUMNS` after a position, in order."""
+def fold_rows(connection: Connection, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
+    """Yield up to `limit` rows of `FOLD_COLUMNS` after a position, in order."""
     query = (
-        select(*codec.FACT_COLUMNS)
+        select(*codec.FOLD_COLUMNS)
         .where(events.c.position > after)
         .order_by(events.c.position)
         .limit(limit)
     )
-    cursor = connection.execute(query).cursor
-    assert cursor is not None, "a query has one"
-    return cursor.fetchall()  # the driver's own tuples: SQLAlchemy's rows take longer to make
+    cursor: Any = connection.execute(query).cursor
+    return iter(cursor)  # the driver's own tuples: SQLAlchemy's rows take longer to make
 
 
 def stream(connection: Connection, name: str, as_of: datetime | None) -> list[RecordedEvent]:

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final, Self, TypeAlias, TypeVar
 
 import structlog
+from google.protobuf.message import Message
 from sqlalchemy import Connection
 
 from engineshed.eventstore import codec, reading
@@ -18,7 +18,7 @@ from engineshed.eventstore.errors import StoreUnavailableError
 from engineshed.eventstore.forgetting import keep_forgetting
 from engineshed.eventstore.metrics import StoreMetrics
 from engineshed.eventstore.migrating import Tables
-from engineshed.eventstore.model import Fact, Idempotency, RecordedEvent, Selection, StreamAppend
+from engineshed.eventstore.model import Idempotency, RecordedEvent, Selection, StreamAppend
 from engineshed.eventstore.opening import open_database, prepare
 from engineshed.eventstore.patience import until_available
 from engineshed.eventstore.writer import Change, Outcome, Project, Write, Writer
@@ -31,7 +31,7 @@ _MAX_BATCH: Final = 512
 # How many events a follower reads at once.
 _PAGE: Final = 500
 
-# How many events are folded before others get their turn.
+# How many events are folded in one transaction.
 _FOLD_PAGE: Final = 2000
 
 # How soon a follower sees what another process committed; commits of this process wake it at once.
@@ -39,6 +39,9 @@ _POLL_S: Final = 1.0
 
 # No call waits longer; the database has given up before, unless it hangs altogether.
 _LONGEST_S: Final = 45.0
+
+# What a fold does with each event: its stream, what it says, and when that was recorded.
+Take: TypeAlias = Callable[[str, Message, datetime], None]
 
 _Waiting: TypeAlias = tuple[Change, asyncio.Future[list[RecordedEvent]]]
 
@@ -218,22 +221,29 @@ class EventStore:
         selection = Selection(stream or "", org_id or "", types)
         return (await self._page(after_position, limit, selection)).events
 
-    async def fold(self, take: Callable[[Fact], None], after_position: int = 0) -> int:
-        """Give all events after a position to `take`, in order; return the last position.
+    async def fold(self, take: Take) -> None:
+        """Give the whole log to `take`, event by event in order.
 
-        It runs in the event loop, where others get their turn after every page.
+        It is called in a thread of the store's, so that the loop goes on meanwhile.
 
         Raises:
-            UnknownEventTypeError: newer code wrote one of them.
+            UnknownEventTypeError: newer code wrote one of the events.
 
         """
-        while rows := await self.query(
-            partial(reading.fact_rows, after=after_position, limit=_FOLD_PAGE)
-        ):
-            for fact in codec.facts(rows):
-                take(fact)
-            after_position = rows[-1][0]
-        return after_position
+        position = 0  # they are gapless
+
+        def take_page(connection: Connection) -> bool:
+            nonlocal position
+            before = position
+            for stream, type_, data, moment in reading.fold_rows(connection, before, _FOLD_PAGE):
+                # Each message is dropped before the next one is made, which saves half of its cost.
+                event = codec.message_class(type_).FromString(data)
+                take(stream, event, codec.from_moment(moment))
+                position += 1
+            return position > before
+
+        while await self.query(take_page):
+            pass
 
     async def follow(
         self,

@@ -16,7 +16,6 @@ from google.protobuf.message import Message
 
 from engineshed.eventstore import (
     EventStore,
-    Fact,
     Idempotency,
     Metadata,
     NotLeaderError,
@@ -45,7 +44,7 @@ class Journal:
     async def open(cls, store: EventStore, term: int) -> "Journal":
         """Fold all that was recorded before this process was elected for `term`."""
         journal = cls(store, term)
-        await store.fold(journal._fold)
+        await store.fold(journal.view.apply)
         return journal
 
     async def watch(self) -> None:
@@ -104,7 +103,7 @@ class Journal:
         self.changed.set()
         return recorded
 
-    def _fold(self, recorded: RecordedEvent | Fact) -> None:
+    def _fold(self, recorded: RecordedEvent) -> None:
         self.view.apply(recorded.stream, recorded.event, recorded.recorded_at)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:

@@ -12,10 +12,8 @@ from engineshed.errors import Kind
 from engineshed.eventstore import Metadata, RecordedEvent, UnknownEventTypeError
 from engineshed.eventstore.codec import (
     COLUMNS,
-    FACT_COLUMNS,
     decode,
     encode,
-    facts,
     from_moment,
     message_class,
     to_moment,
@@ -65,8 +63,6 @@ def test_an_event_survives_its_row(event: RecordedEvent) -> None:
     row = row_of(event, to_moment(event.recorded_at))
 
     assert decode([[row[column.name] for column in COLUMNS]]) == [event]
-    (fact,) = facts([[row[column.name] for column in FACT_COLUMNS]])
-    assert fact == (event.position, event.stream, event.event, event.recorded_at)
 
 
 @given(st.permutations(["a", "b", "c", "d", "e"]))
