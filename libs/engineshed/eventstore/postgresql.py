@@ -90,12 +90,15 @@ def open_postgresql(url: str, schema: str) -> Database:
 def _parameters(url: str, schema: str) -> dict[str, Any]:
     try:
         given = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # What libpq says may quote the password.
+        # A slash in a password makes libpq take the password for a port.
+        readable = str(given.get("port", "")).replace(",", "").isdecimal() or "port" not in given
+    except psycopg.ProgrammingError:  # what it says may quote the password
+        given, readable = {}, False
+    if not readable:
         raise ValueError(
             f"ENGINESHED_DATABASE_URL: libpq cannot read it; the form is {FORMS}, with other "
             "characters than letters and digits in user and password percent-encoded"
-        ) from None
+        )
     return {**_CONNECTING, "application_name": f"engineshed {schema}", **given}
 
 
