@@ -104,11 +104,12 @@ class Audit:
         found.not_recovered = [one async for one in self._not_recovered()]
         found.not_in_effect = [one async for one in self._not_in_effect()]
         found.wrong_tokens = [one async for one in self._wrong_tokens()]
+        published = await self._published()  # first: what was published has been committed
         committed = {
             "catalog": await self._committed(self.world.catalog_address, ""),
             "scheduler": await self._committed(self.world.scheduler_address, LEADER),
         }
-        found.events = compare(committed, await self._published())
+        found.events = compare(committed, published)
         everything = {event.event_id for events in committed.values() for event in events}
         found.not_consumed = sorted(everything - self.subscriber.seen)
         found.held_twice = [

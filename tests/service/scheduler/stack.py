@@ -178,12 +178,16 @@ class Tenant:
             **fields,
         }
         request = pb.CreateEndpointRequest(**values)  # type: ignore[arg-type]  # protobuf checks them
-        endpoint: pb.Endpoint = (await self.endpoints.CreateEndpoint(request)).endpoint
+        endpoint: pb.Endpoint = (
+            await self.endpoints.CreateEndpoint(request, wait_for_ready=True)
+        ).endpoint
         return endpoint
 
     async def get(self, endpoint_id: str) -> pb.Endpoint:
         request = pb.GetEndpointRequest(endpoint_id=endpoint_id)
-        endpoint: pb.Endpoint = (await self.endpoints.GetEndpoint(request)).endpoint
+        endpoint: pb.Endpoint = (
+            await self.endpoints.GetEndpoint(request, wait_for_ready=True)
+        ).endpoint
         return endpoint
 
     async def until(self, endpoint_id: str, *states: pb.Endpoint.State.ValueType) -> pb.Endpoint:
@@ -199,22 +203,30 @@ class Tenant:
 
     async def stop(self, endpoint_id: str) -> pb.Endpoint:
         request = pb.StopEndpointRequest(endpoint_id=endpoint_id)
-        endpoint: pb.Endpoint = (await self.endpoints.StopEndpoint(request)).endpoint
+        endpoint: pb.Endpoint = (
+            await self.endpoints.StopEndpoint(request, wait_for_ready=True)
+        ).endpoint
         return endpoint
 
     async def restart(self, endpoint_id: str) -> pb.Endpoint:
         request = pb.RestartEndpointRequest(endpoint_id=endpoint_id)
-        endpoint: pb.Endpoint = (await self.endpoints.RestartEndpoint(request)).endpoint
+        endpoint: pb.Endpoint = (
+            await self.endpoints.RestartEndpoint(request, wait_for_ready=True)
+        ).endpoint
         return endpoint
 
     async def delete(self, endpoint_id: str) -> pb.Endpoint:
         request = pb.DeleteEndpointRequest(endpoint_id=endpoint_id)
-        endpoint: pb.Endpoint = (await self.endpoints.DeleteEndpoint(request)).endpoint
+        endpoint: pb.Endpoint = (
+            await self.endpoints.DeleteEndpoint(request, wait_for_ready=True)
+        ).endpoint
         return endpoint
 
     async def events(self, stream: str = "", **fields: object) -> list[Event]:
         request = ReadEventsRequest(stream=stream, **fields)  # type: ignore[arg-type]  # protobuf checks them
-        return [reply.event async for reply in self._events.ReadEvents(request)]
+        return [
+            reply.event async for reply in self._events.ReadEvents(request, wait_for_ready=True)
+        ]
 
     async def history(self, endpoint_id: str) -> list[str]:
         """Return the names of what happened to an endpoint."""
