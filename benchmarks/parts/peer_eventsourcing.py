@@ -1,53 +1,72 @@
-"""The `eventsourcing` library's own recorder, with so many threads, one event a time.
+"""The `eventsourcing` library as its users use it: an aggregate's event, saved by an application.
 
 `python peer_eventsourcing.py sqlite FILE | postgresql URL  THREADS SECONDS` prints how many events
-it recorded in a second. It runs in the peers' environment and knows nothing of ours.
+were saved in a second, by so many threads with an aggregate each, one event a time. It runs in the
+peers' environment and knows nothing of ours.
 """
 
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
+from urllib.parse import parse_qs, urlsplit
 
-from eventsourcing.persistence import ApplicationRecorder, StoredEvent
+from eventsourcing.application import Application
+from eventsourcing.domain import Aggregate, event
 
-_STATE = b"x" * 240  # about what one of our events takes
+
+class Endpoint(Aggregate):
+    """Says of itself what one of our events says."""
+
+    @event("Begun")
+    def __init__(self) -> None:
+        self.replica_id = self.engine_digest = self.url = ""
+
+    @event("ReplicaReady")
+    def ready(self, endpoint_id: str, replica_id: str, engine_digest: str, url: str) -> None:
+        self.endpoint_id = endpoint_id
+        self.replica_id = replica_id
+        self.engine_digest = engine_digest
+        self.url = url
 
 
 def main() -> None:
     kind, where, threads, seconds = sys.argv[1:]
-    recorder = _sqlite(where) if kind == "sqlite" else _postgresql(where)
-    recorder.create_table()
+    os.environ.update(_environment(kind, where))
+    application = Application()
 
-    def record(until: float) -> int:
-        count = 0
-        originator = uuid4()
+    def save(until: float) -> int:
+        endpoint, count = Endpoint(), 0
         while time.perf_counter() < until:
             count += 1
-            recorder.insert_events([StoredEvent(originator, count, "bench:Event", _STATE)])
+            endpoint.ready(
+                f"ep_{count:026}",
+                f"rep_{count:026}",
+                f"sha256:{count:064}",
+                "http://127.0.0.1:40000",
+            )
+            application.save(endpoint)
         return count
 
     began = time.perf_counter()
     with ThreadPoolExecutor(int(threads)) as pool:
-        total = sum(pool.map(record, [began + float(seconds)] * int(threads)))
+        total = sum(pool.map(save, [began + float(seconds)] * int(threads)))
     print(total / (time.perf_counter() - began))
 
 
-def _sqlite(file: str) -> ApplicationRecorder:
-    from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
-
-    return SQLiteApplicationRecorder(SQLiteDatastore(file))
-
-
-def _postgresql(url: str) -> ApplicationRecorder:
-    from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-    from psycopg.conninfo import conninfo_to_dict
-
-    given = conninfo_to_dict(url)
-    datastore = PostgresDatastore(
-        given["dbname"], given["host"], "5432", given["user"], "", pool_size=8, max_overflow=8
-    )
-    return PostgresApplicationRecorder(datastore)
+def _environment(kind: str, where: str) -> dict[str, str]:
+    if kind == "sqlite":
+        return {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": where}
+    url = urlsplit(where)
+    return {
+        "PERSISTENCE_MODULE": "eventsourcing.postgres",
+        "POSTGRES_DBNAME": url.path[1:],
+        "POSTGRES_HOST": parse_qs(url.query)["host"][0],
+        "POSTGRES_PORT": "5432",
+        "POSTGRES_USER": url.username or "",
+        "POSTGRES_PASSWORD": "-",
+        "POSTGRES_POOL_SIZE": "8",
+    }
 
 
 if __name__ == "__main__":

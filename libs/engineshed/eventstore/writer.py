@@ -223,10 +223,10 @@ def _record(head: _Head, changes: Sequence[Change]) -> list[list[RecordedEvent]]
 
 def _answer(idempotency: Idempotency, head: _Head) -> tuple[str, str, str, str, bytes, bytes, int]:
     return (
+        idempotency.request_id,
         idempotency.org_id,
         idempotency.actor,
         idempotency.method,
-        idempotency.request_id,
         idempotency.request_hash,
         idempotency.response,
         head.moment,

@@ -8,10 +8,10 @@ import pytest
 from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from engineshed.catalog import tables as catalog
-from engineshed.eventstore import EventStore, SchemaError, Tables
+from engineshed.eventstore import EventStore, Idempotency, SchemaError, Tables
 from engineshed.eventstore.database import Database
 from engineshed.eventstore.migrating import LOG_TABLES, is_current
 from engineshed.eventstore.opening import open_database
@@ -37,6 +37,13 @@ def make_version_0_1_0(database: Database, tables: Tables) -> None:
             for one in (LOG_TABLES, tables):
                 run_path(str(one.migrations / "r0001_version_0_1_0.py"))["upgrade"]()
         connection.execute(text("INSERT INTO log_head VALUES (1, 7, 7)"))
+        connection.execute(
+            text(
+                "INSERT INTO requests (org_id, actor, method, request_id, request_hash, response, "
+                "recorded_at) VALUES ('org_1', 'tok_1', 'm', 'r1', :hash, :answer, 7)"
+            ),
+            {"hash": b"h" * 32, "answer": b"an answer"},
+        )
 
 
 @pytest.mark.parametrize("tables", [catalog.TABLES, scheduler.TABLES], ids=lambda one: one.name)
@@ -58,7 +65,19 @@ async def test_tables_of_version_0_1_0_become_those_that_the_code_wants(
         assert operations is not None
         return "" if operations.is_empty() else str(render_python_code(operations))
 
+    def keys(connection: Connection) -> dict[str, list[str]]:
+        there = inspect(connection)
+        names = [table.name for table in metadata.sorted_tables]
+        return {name: there.get_pk_constraint(name)["constrained_columns"] for name in names}
+
     assert await store.query(missing) == "", "write a migration that does this"
+    for metadata in (LOG_TABLES.metadata, tables.metadata):  # keys are not compared above
+        assert await store.query(keys) == {
+            table.name: [column.name for column in table.primary_key]
+            for table in metadata.sorted_tables
+        }
+    request = Idempotency("org_1", "tok_1", "m", "r1", b"h" * 32)
+    assert await store.recall(request) == b"an answer"
     await store.close()
 
 
@@ -69,7 +88,7 @@ async def test_a_database_that_newer_code_has_used_is_refused(
     with database.write() as connection:
         connection.execute(text("UPDATE log_version SET version_num = '9999'"))
 
-    with pytest.raises(SchemaError, match=r"revision 9999, .* up to 0002: upgrade"):
+    with pytest.raises(SchemaError, match=r"revision 9999, .* up to 0003: upgrade"):
         await EventStore.open(database_url, service="test")
 
 
