@@ -185,7 +185,7 @@ def _peer_rates(database: str, where: str, threads: str) -> list[float]:
     if python is None:
         return []
     program = ROOT / "benchmarks" / "parts" / "peer_eventsourcing.py"
-    command = [python, program, database.lower(), where, threads, str(_PEER_S)]
+    command = [str(python), str(program), database.lower(), where, threads, str(_PEER_S)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(done.stdout)]
 
