@@ -15,6 +15,7 @@ import structlog
 import uvloop
 from benchmarks.harness import ROOT, Figure, Report, Target, peer
 from benchmarks.parts.bare_store import BareStore
+from benchmarks.parts.sample_event import replica_ready
 from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
@@ -104,13 +105,15 @@ async def _measure_appends(
     bare = BareStore(url.replace("store.db", "bare.db"))
 
     async def ours(stream: int, version: int) -> None:
-        append = StreamAppend(f"endpoint/ep_{stream}", version - 1, [_event(version)], _METADATA)
+        append = StreamAppend(
+            f"endpoint/ep_{stream}", version - 1, [replica_ready(version)], _METADATA
+        )
         request_id = f"{time.time_ns():020}-{stream}"  # sorted by time, like clients' ULIDs
         request = Idempotency("org_1", f"tok_{stream}", "Bench", request_id, b"h" * 32, b"an id")
         await store.append(append, idempotency=request)
 
     async def theirs(stream: int, version: int) -> None:
-        await bare.append(f"endpoint/ep_{stream}", version, _event(version))
+        await bare.append(f"endpoint/ep_{stream}", version, replica_ready(version))
 
     rates: dict[Append, list[float]] = {ours: [], theirs: []}
     delays: dict[Append, list[float]] = {ours: [], theirs: []}
@@ -245,11 +248,11 @@ def _evolve(state: _State, stream: str, event: Message) -> None:
 
 def _fill(connection: Connection) -> None:
     """Write the log to fold, past the store, which is only to be read here."""
-    now = _event(0).effective_at.ToDatetime()
+    now = replica_ready(0).effective_at.ToDatetime()
     rows: list[Row] = []
     for position in range(1, FOLDED + 1):
         stream, version = position % CALLERS, (position - 1) // CALLERS + 1
-        message = _event(position)
+        message = replica_ready(position)
         recorded = RecordedEvent(
             position,
             ids.new(ids.EVENT),
@@ -265,18 +268,6 @@ def _fill(connection: Connection) -> None:
             insert_rows(connection, events, rows)
             rows.clear()
     connection.execute(update(log_head).values(position=FOLDED, recorded_at=FOLDED))
-
-
-def _event(number: int) -> ReplicaReady:
-    message = ReplicaReady(
-        endpoint_id=f"ep_{number:026}",
-        replica_id=f"rep_{number:026}",
-        engine_digest=f"sha256:{number:064}",
-        engine_backend="torch",
-        url="http://127.0.0.1:40000",
-    )
-    message.effective_at.GetCurrentTime()
-    return message
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from typing import Final
 import nats
 import structlog
 import uvloop
+from benchmarks.parts.sample_event import replica_ready
 
 from engineshed import ids
-from engineshed.api.scheduler.v1.events_pb2 import ReplicaReady
 from engineshed.bus import Bus, EventPublisher, ensure_streams, subject_of
 from engineshed.bus.events import headers
 from engineshed.bus.streams import EVENTS
@@ -65,7 +65,7 @@ async def _append(nats_url: str, database_url: str, rate: float, count: int) -> 
         async with locks[stream]:
             began = time.monotonic()
             (event,) = await store.append(
-                StreamAppend(stream, versions[stream], [_event(number)], _METADATA)
+                StreamAppend(stream, versions[stream], [replica_ready(number)], _METADATA)
             )
             times[event.position] = (began, time.monotonic())
             versions[stream] += 1
@@ -80,7 +80,7 @@ async def _publish_bare(nats_url: str, rate: float, count: int) -> Times:
     times: Times = {}
 
     async def publish(number: int) -> None:
-        message = _event(number)
+        message = replica_ready(number)
         recorded = RecordedEvent(
             number + 1,
             ids.new(ids.EVENT),
@@ -112,18 +112,6 @@ async def _paced(
         for number in range(count):
             await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
             group.create_task(work(number))
-
-
-def _event(number: int) -> ReplicaReady:
-    event = ReplicaReady(
-        endpoint_id=f"ep_{number:026}",
-        replica_id=f"rep_{number:026}",
-        engine_digest=f"sha256:{number:064}",
-        engine_backend="torch",
-        url="http://127.0.0.1:40000",
-    )
-    event.effective_at.GetCurrentTime()
-    return event
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ _LOOK_S: Final = 0.5
 # A lease is renewed so often before it runs out.
 _RENEWALS: Final = 4
 
+# To give a lease up spares the others a wait; it is not worth holding up the end of the process.
+_GIVE_UP_S: Final = 2.0
+
 _log = structlog.get_logger()
 
 
@@ -153,9 +156,10 @@ class Leadership:
             return
         self._until = 0.0
         try:
-            await self._store.append(write=self._end_lease)
-        except (NotLeaderError, StoreUnavailableError) as error:
-            _log.warning("the lease was not given up", error=error.message)
+            async with asyncio.timeout(_GIVE_UP_S):
+                await self._store.append(write=self._end_lease)
+        except (NotLeaderError, StoreUnavailableError, TimeoutError) as error:
+            _log.warning("the lease was not given up", error=repr(error))
 
     async def _take(
         self, gone: str | None, stream: str, elected: Callable[[int], Message], metadata: Metadata

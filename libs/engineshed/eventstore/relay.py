@@ -31,6 +31,7 @@ from engineshed.eventstore.errors import (
 )
 from engineshed.eventstore.metrics import RelayMetrics
 from engineshed.eventstore.model import RecordedEvent, Selection
+from engineshed.eventstore.patience import until_available
 from engineshed.eventstore.reading import cursor
 from engineshed.eventstore.schema import cursors
 from engineshed.eventstore.store import EventStore
@@ -94,7 +95,9 @@ class Relay:
 
     async def run(self) -> None:
         """Publish for ever; after an error, ask the sink what it holds and go on from there."""
-        self._settled = await self._store.query(lambda connection: cursor(connection, _CURSOR))
+        self._settled = await until_available(
+            lambda: self._store.query(lambda connection: cursor(connection, _CURSOR))
+        )
         self._acknowledged = self._saved = self._settled
         try:
             await self._publish_for_ever()

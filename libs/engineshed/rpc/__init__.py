@@ -2,7 +2,8 @@
 
 from engineshed.rpc.call import Call, caller_metadata, current_call
 from engineshed.rpc.client import LEADER, open_channel
-from engineshed.rpc.server import Access, RpcServer
+from engineshed.rpc.gate import Access
+from engineshed.rpc.server import RpcServer
 from engineshed.rpc.status import HTTP_STATUS, STATUS, RemoteError, error_from, to_status
 
 __all__ = [

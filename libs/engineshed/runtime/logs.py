@@ -44,7 +44,7 @@ def configure_logging(service: str, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(number, logging.INFO))
-    for noisy in ("alembic", "httpx", "httpcore", "nats", "asyncio", "uvicorn.access"):
+    for noisy in ("httpx", "httpcore", "nats", "asyncio", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service)
 

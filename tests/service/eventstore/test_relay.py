@@ -166,6 +166,26 @@ async def test_an_unreadable_event_holds_the_relay_until_it_can_be_read(store: E
     assert [event.position for event in broker.log] == [1, 2]
 
 
+async def test_a_relay_that_starts_while_the_database_is_away_waits_for_it(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engineshed.eventstore.patience._RETRY_S", 0.01)
+    broker = Broker(0, failing=False)
+    await write(store, "a/1", 3)
+    query, tries = store.query, 0
+
+    async def away_at_first(fn: Callable[[Connection], object]) -> object:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise StoreUnavailableError("no connection to its server")
+        return await query(fn)
+
+    monkeypatch.setattr(store, "query", away_at_first)
+    async with relaying(store, broker):
+        await until(lambda: len(broker.log) == 3)
+
+
 async def test_a_relay_goes_on_when_its_database_was_killed() -> None:
     broker = Broker(0, failing=False)
     with PostgresServer() as server:
