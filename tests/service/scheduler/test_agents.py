@@ -29,7 +29,8 @@ R = pb.Replica
 
 
 async def node_state(operator: Tenant, node_id: str) -> nodes.Node:
-    reply = await operator.nodes.GetNode(nodes.GetNodeRequest(node_id=node_id))
+    request = nodes.GetNodeRequest(node_id=node_id)
+    reply = await operator.nodes.GetNode(request, wait_for_ready=True)
     node: nodes.Node = reply.node
     return node
 
