@@ -35,7 +35,7 @@ _PAGE: Final = 500
 _FOLD_PAGE: Final = 2000
 
 # How soon a follower sees what another process committed; commits of this process wake it at once.
-_POLL_S: Final = 1.0
+_POLL_S: Final = 2.0
 
 # No call waits longer; the database has given up before, unless it hangs altogether.
 _LONGEST_S: Final = 45.0

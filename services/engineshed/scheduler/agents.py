@@ -19,7 +19,7 @@ from engineshed.errors import DomainError, Kind
 from engineshed.runtime import utc_now
 
 # How often this process makes sure that it runs, and after what pause it did not.
-_LOOK_S: Final = 0.1
+_LOOK_S: Final = 0.25
 _STALL_S: Final = 0.5
 
 
