@@ -21,6 +21,58 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _UpdateStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_STRATEGY_UNSPECIFIED: _UpdateStrategy.ValueType  # 0
+    """UPDATE_STRATEGY_UNSPECIFIED means SURGE."""
+    UPDATE_STRATEGY_SURGE: _UpdateStrategy.ValueType  # 1
+    """UPDATE_STRATEGY_SURGE: one more replica than wanted is started, and an old one drains when it
+    is ready. Where there is no room for one more, the rollout waits.
+    """
+    UPDATE_STRATEGY_RECREATE: _UpdateStrategy.ValueType  # 2
+    """UPDATE_STRATEGY_RECREATE: the old replicas drain first. Meanwhile nothing serves."""
+
+class UpdateStrategy(_UpdateStrategy, metaclass=_UpdateStrategyEnumTypeWrapper):
+    """UpdateStrategy is how replicas of a new deployment take the place of old ones."""
+
+UPDATE_STRATEGY_UNSPECIFIED: UpdateStrategy.ValueType  # 0
+"""UPDATE_STRATEGY_UNSPECIFIED means SURGE."""
+UPDATE_STRATEGY_SURGE: UpdateStrategy.ValueType  # 1
+"""UPDATE_STRATEGY_SURGE: one more replica than wanted is started, and an old one drains when it
+is ready. Where there is no room for one more, the rollout waits.
+"""
+UPDATE_STRATEGY_RECREATE: UpdateStrategy.ValueType  # 2
+"""UPDATE_STRATEGY_RECREATE: the old replicas drain first. Meanwhile nothing serves."""
+Global___UpdateStrategy: _TypeAlias = UpdateStrategy  # noqa: Y015
+
+class _OnNoCapacity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnNoCapacityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnNoCapacity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_NO_CAPACITY_UNSPECIFIED: _OnNoCapacity.ValueType  # 0
+    """ON_NO_CAPACITY_UNSPECIFIED means QUEUE."""
+    ON_NO_CAPACITY_QUEUE: _OnNoCapacity.ValueType  # 1
+    """ON_NO_CAPACITY_QUEUE: it waits in the queue."""
+    ON_NO_CAPACITY_FAIL: _OnNoCapacity.ValueType  # 2
+    """ON_NO_CAPACITY_FAIL: it is refused."""
+
+class OnNoCapacity(_OnNoCapacity, metaclass=_OnNoCapacityEnumTypeWrapper):
+    """OnNoCapacity is what becomes of an endpoint for which no GPUs are free."""
+
+ON_NO_CAPACITY_UNSPECIFIED: OnNoCapacity.ValueType  # 0
+"""ON_NO_CAPACITY_UNSPECIFIED means QUEUE."""
+ON_NO_CAPACITY_QUEUE: OnNoCapacity.ValueType  # 1
+"""ON_NO_CAPACITY_QUEUE: it waits in the queue."""
+ON_NO_CAPACITY_FAIL: OnNoCapacity.ValueType  # 2
+"""ON_NO_CAPACITY_FAIL: it is refused."""
+Global___OnNoCapacity: _TypeAlias = OnNoCapacity  # noqa: Y015
+
 @_typing.final
 class Endpoint(_message.Message):
     """Endpoint is a persistent deployment of one checkpoint with its replicas."""
@@ -99,6 +151,8 @@ class Endpoint(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     EVER_READY_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.str
     """endpoint_id is "ep_" and a ULID."""
     org_id: _builtins.str
@@ -139,6 +193,8 @@ class Endpoint(_message.Message):
     """queue_position is its place in the queue, from 1. Zero: not queued."""
     ever_ready: _builtins.bool
     """ever_ready is whether a replica has ever been ready."""
+    deployment: _builtins.int
+    """deployment numbers what its replicas should run, from 1; see Replica.deployment."""
     @_builtins.property
     def scaling(self) -> Global___Scaling:
         """scaling says how many replicas it has."""
@@ -158,6 +214,10 @@ class Endpoint(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """update_time is when it last changed."""
+
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """rollout is the change of deployment that is under way or failed. Unset: there is none."""
 
     def __init__(
         self,
@@ -187,14 +247,133 @@ class Endpoint(_message.Message):
         etag: _builtins.str = ...,
         queue_position: _builtins.int = ...,
         ever_ready: _builtins.bool = ...,
+        deployment: _builtins.int = ...,
+        rollout: Global___Rollout | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "scaling", b"scaling", "serving", b"serving", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "rollout", b"rollout", "scaling", b"scaling", "serving", b"serving", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "checkpoint_id", b"checkpoint_id", "create_time", b"create_time", "degraded", b"degraded", "description", b"description", "enabled", b"enabled", "endpoint_id", b"endpoint_id", "etag", b"etag", "ever_ready", b"ever_ready", "flavor_name", b"flavor_name", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "model_name", b"model_name", "name", b"name", "org_id", b"org_id", "queue_position", b"queue_position", "region", b"region", "replicas", b"replicas", "routing_key", b"routing_key", "scaling", b"scaling", "serving", b"serving", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "checkpoint_id", b"checkpoint_id", "create_time", b"create_time", "degraded", b"degraded", "deployment", b"deployment", "description", b"description", "enabled", b"enabled", "endpoint_id", b"endpoint_id", "etag", b"etag", "ever_ready", b"ever_ready", "flavor_name", b"flavor_name", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "model_name", b"model_name", "name", b"name", "org_id", b"org_id", "queue_position", b"queue_position", "region", b"region", "replicas", b"replicas", "rollout", b"rollout", "routing_key", b"routing_key", "scaling", b"scaling", "serving", b"serving", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
+
+@_typing.final
+class Rollout(_message.Message):
+    """Rollout is a change from one deployment to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Rollout._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Rollout._State.ValueType  # 0
+        """STATE_UNSPECIFIED is never returned."""
+        STATE_IN_PROGRESS: Rollout._State.ValueType  # 1
+        """STATE_IN_PROGRESS: replicas are being replaced."""
+        STATE_FAILED: Rollout._State.ValueType  # 2
+        """STATE_FAILED: no more replicas are replaced; those that serve go on serving. Update the
+        endpoint again, or roll it back.
+        """
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """State is how far it is."""
+
+    STATE_UNSPECIFIED: Rollout.State.ValueType  # 0
+    """STATE_UNSPECIFIED is never returned."""
+    STATE_IN_PROGRESS: Rollout.State.ValueType  # 1
+    """STATE_IN_PROGRESS: replicas are being replaced."""
+    STATE_FAILED: Rollout.State.ValueType  # 2
+    """STATE_FAILED: no more replicas are replaced; those that serve go on serving. Update the
+    endpoint again, or roll it back.
+    """
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    UPDATED_REPLICAS_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    state: Global___Rollout.State.ValueType
+    """state is how far it is."""
+    reason: _builtins.str
+    """reason says what it waits for or why it failed. Empty: nothing but time."""
+    strategy: Global___UpdateStrategy.ValueType
+    """strategy is how replicas are replaced."""
+    updated_replicas: _builtins.int
+    """updated_replicas are the ready replicas of the new deployment."""
+    @_builtins.property
+    def previous(self) -> Global___Deployment:
+        """previous is what a rollback goes back to."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is when the new deployment was asked for."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___Rollout.State.ValueType = ...,
+        reason: _builtins.str = ...,
+        strategy: Global___UpdateStrategy.ValueType = ...,
+        updated_replicas: _builtins.int = ...,
+        previous: Global___Deployment | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous", "reason", b"reason", "start_time", b"start_time", "state", b"state", "strategy", b"strategy", "updated_replicas", b"updated_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class Deployment(_message.Message):
+    """Deployment is what replicas run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_DIGEST_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """number tells it from the others of the endpoint."""
+    checkpoint_id: _builtins.str
+    """checkpoint_id is what is served."""
+    checkpoint_digest: _builtins.str
+    """checkpoint_digest is the identity of what is served."""
+    gpu_type: _builtins.str
+    """gpu_type is the kind of GPU."""
+    gpu_count: _builtins.int
+    """gpu_count is the number of GPUs of each replica."""
+    @_builtins.property
+    def serving(self) -> Global___ServingParameters:
+        """serving says how the model is served."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        checkpoint_id: _builtins.str = ...,
+        checkpoint_digest: _builtins.str = ...,
+        gpu_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        serving: Global___ServingParameters | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "checkpoint_id", b"checkpoint_id", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "number", b"number", "serving", b"serving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
 
 @_typing.final
 class Scaling(_message.Message):
@@ -322,6 +501,8 @@ class Replica(_message.Message):
     PROGRESS_MESSAGE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ENGINE_BACKEND_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """replica_id is "rep_" and a ULID; never used twice."""
     state: Global___Replica.State.ValueType
@@ -340,6 +521,12 @@ class Replica(_message.Message):
     """progress_message says what it is doing. Transient."""
     engine_backend: _builtins.str
     """engine_backend is what serves it, e.g. "torch". Empty until built."""
+    deployment: _builtins.int
+    """deployment is the number of what it runs; that of its endpoint, or an earlier one."""
+    leaving: _builtins.str
+    """leaving says why it will be replaced and then drain, e.g. "node_… is being drained". Empty:
+    it will not.
+    """
     @_builtins.property
     def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """gpus are the indexes of its GPUs on that node."""
@@ -362,10 +549,12 @@ class Replica(_message.Message):
         progress_message: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         engine_backend: _builtins.str = ...,
+        deployment: _builtins.int = ...,
+        leaving: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "create_time", b"create_time", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "gpus", b"gpus", "node_id", b"node_id", "progress", b"progress", "progress_message", b"progress_message", "replica_id", b"replica_id", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "create_time", b"create_time", "deployment", b"deployment", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "gpus", b"gpus", "leaving", b"leaving", "node_id", b"node_id", "progress", b"progress", "progress_message", b"progress_message", "replica_id", b"replica_id", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,6 +577,7 @@ class CreateEndpointRequest(_message.Message):
     SCALING_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_NO_CAPACITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is the owner's name for it."""
     description: _builtins.str
@@ -406,6 +596,8 @@ class CreateEndpointRequest(_message.Message):
     """region is where to run. Empty: the only region there is, if it is one."""
     request_id: _builtins.str
     """request_id makes a repeated call return the first result, for seven days."""
+    on_no_capacity: Global___OnNoCapacity.ValueType
+    """on_no_capacity says what to do when min_replicas cannot all be placed now."""
     @_builtins.property
     def scaling(self) -> Global___Scaling:
         """scaling says how many replicas. Unset: one. min_replicas must be at least 1."""
@@ -428,10 +620,11 @@ class CreateEndpointRequest(_message.Message):
         scaling: Global___Scaling | None = ...,
         serving: Global___ServingParameters | None = ...,
         request_id: _builtins.str = ...,
+        on_no_capacity: Global___OnNoCapacity.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scaling", b"scaling", "serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "description", b"description", "flavor_name", b"flavor_name", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "model_name", b"model_name", "name", b"name", "region", b"region", "request_id", b"request_id", "scaling", b"scaling", "serving", b"serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "description", b"description", "flavor_name", b"flavor_name", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "model_name", b"model_name", "name", b"name", "on_no_capacity", b"on_no_capacity", "region", b"region", "request_id", b"request_id", "scaling", b"scaling", "serving", b"serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,19 +775,22 @@ class UpdateEndpointRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_STRATEGY_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.str
     """endpoint_id is the endpoint."""
     etag: _builtins.str
     """etag refuses the call when the endpoint has changed since. Empty: no check."""
     request_id: _builtins.str
     """request_id makes a repeated call return the first result, for seven days."""
+    update_strategy: Global___UpdateStrategy.ValueType
+    """update_strategy is how replicas are replaced when the deployment changes."""
     @_builtins.property
     def endpoint(self) -> Global___EndpointUpdate:
         """endpoint carries the new values of the fields that update_mask names."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """update_mask names the fields to change, e.g. "scaling.min_replicas"."""
+        """update_mask names the fields to change, e.g. "scaling.min_replicas" or "serving"."""
 
     def __init__(
         self,
@@ -604,10 +800,11 @@ class UpdateEndpointRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         etag: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        update_strategy: Global___UpdateStrategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "etag", b"etag", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "endpoint_id", b"endpoint_id", "etag", b"etag", "request_id", b"request_id", "update_mask", b"update_mask", "update_strategy", b"update_strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,15 +820,29 @@ class EndpointUpdate(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ENABLED_FIELD_NUMBER: _builtins.int
     SCALING_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is the owner's name for it."""
     description: _builtins.str
     """description is the owner's text."""
     enabled: _builtins.bool
     """enabled is whether it should run: false stops, true restarts."""
+    checkpoint_id: _builtins.str
+    """checkpoint_id is what to serve; it must be registered."""
+    gpu_type: _builtins.str
+    """gpu_type is the kind of GPU."""
+    gpu_count: _builtins.int
+    """gpu_count is the number of GPUs of each replica."""
     @_builtins.property
     def scaling(self) -> Global___Scaling:
         """scaling says how many replicas."""
+
+    @_builtins.property
+    def serving(self) -> Global___ServingParameters:
+        """serving says how the model is served."""
 
     def __init__(
         self,
@@ -640,10 +851,14 @@ class EndpointUpdate(_message.Message):
         description: _builtins.str = ...,
         enabled: _builtins.bool = ...,
         scaling: Global___Scaling | None = ...,
+        checkpoint_id: _builtins.str = ...,
+        gpu_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        serving: Global___ServingParameters | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["scaling", b"scaling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scaling", b"scaling", "serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "enabled", b"enabled", "name", b"name", "scaling", b"scaling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "description", b"description", "enabled", b"enabled", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "name", b"name", "scaling", b"scaling", "serving", b"serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -672,6 +887,60 @@ class UpdateEndpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateEndpointResponse: _TypeAlias = UpdateEndpointResponse  # noqa: Y015
+
+@_typing.final
+class RollbackEndpointRequest(_message.Message):
+    """RollbackEndpointRequest names the endpoint to roll back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    etag: _builtins.str
+    """etag refuses the call when the endpoint has changed since. Empty: no check."""
+    request_id: _builtins.str
+    """request_id makes a repeated call return the first result, for seven days."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackEndpointRequest: _TypeAlias = RollbackEndpointRequest  # noqa: Y015
+
+@_typing.final
+class RollbackEndpointResponse(_message.Message):
+    """RollbackEndpointResponse returns the endpoint as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def endpoint(self) -> Global___Endpoint:
+        """endpoint has the deployment of before."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: Global___Endpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackEndpointResponse: _TypeAlias = RollbackEndpointResponse  # noqa: Y015
 
 @_typing.final
 class StopEndpointRequest(_message.Message):

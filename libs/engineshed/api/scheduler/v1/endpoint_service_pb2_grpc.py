@@ -55,6 +55,11 @@ class EndpointServiceStub:
                 request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.UpdateEndpointRequest.SerializeToString,
                 response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.UpdateEndpointResponse.FromString,
                 _registered_method=True)
+        self.RollbackEndpoint = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.EndpointService/RollbackEndpoint',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.RollbackEndpointRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.RollbackEndpointResponse.FromString,
+                _registered_method=True)
         self.StopEndpoint = channel.unary_unary(
                 '/engineshed.api.scheduler.v1.EndpointService/StopEndpoint',
                 request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.StopEndpointRequest.SerializeToString,
@@ -81,8 +86,8 @@ class EndpointServiceServicer:
         recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
-        UNAVAILABLE (the catalog cannot be reached).
+        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
+        NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,10 +111,23 @@ class EndpointServiceServicer:
 
     def UpdateEndpoint(self, request, context):
         """UpdateEndpoint changes the fields that update_mask names: name, description, enabled,
-        scaling.min_replicas, scaling.max_replicas.
+        scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
+        four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD), NOT_FOUND (ENDPOINT_NOT_FOUND),
-        FAILED_PRECONDITION (WRONG_STATE: says which states allow it), ABORTED (ETAG_MISMATCH).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+        NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
+        which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
+        (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackEndpoint(self, request, context):
+        """RollbackEndpoint goes back to the deployment before the rollout that is under way or failed.
+
+        Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE, NOTHING_TO_ROLL_BACK),
+        ABORTED (ETAG_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +184,11 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.UpdateEndpoint,
                     request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.UpdateEndpointRequest.FromString,
                     response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.UpdateEndpointResponse.SerializeToString,
+            ),
+            'RollbackEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackEndpoint,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.RollbackEndpointRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.RollbackEndpointResponse.SerializeToString,
             ),
             'StopEndpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.StopEndpoint,
@@ -292,6 +315,33 @@ class EndpointService:
             '/engineshed.api.scheduler.v1.EndpointService/UpdateEndpoint',
             engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.UpdateEndpointRequest.SerializeToString,
             engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.UpdateEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.EndpointService/RollbackEndpoint',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.RollbackEndpointRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.RollbackEndpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,8 +38,8 @@ class EndpointServiceStub:
     recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
-    UNAVAILABLE (the catalog cannot be reached).
+    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
+    NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
     """
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.GetEndpointRequest, _endpoint_service_pb2.GetEndpointResponse]
     """GetEndpoint returns one endpoint, terminated ones too.
@@ -50,10 +50,19 @@ class EndpointServiceStub:
     """ListEndpoints returns the organization's endpoints, newest first."""
     UpdateEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.UpdateEndpointRequest, _endpoint_service_pb2.UpdateEndpointResponse]
     """UpdateEndpoint changes the fields that update_mask names: name, description, enabled,
-    scaling.min_replicas, scaling.max_replicas.
+    scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
+    four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD), NOT_FOUND (ENDPOINT_NOT_FOUND),
-    FAILED_PRECONDITION (WRONG_STATE: says which states allow it), ABORTED (ETAG_MISMATCH).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+    NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
+    which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
+    (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
+    """
+    RollbackEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.RollbackEndpointRequest, _endpoint_service_pb2.RollbackEndpointResponse]
+    """RollbackEndpoint goes back to the deployment before the rollout that is under way or failed.
+
+    Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE, NOTHING_TO_ROLL_BACK),
+    ABORTED (ETAG_MISMATCH).
     """
     StopEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.StopEndpointRequest, _endpoint_service_pb2.StopEndpointResponse]
     """StopEndpoint drains the replicas and releases their GPUs; RestartEndpoint brings the very same
@@ -83,8 +92,8 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
-    UNAVAILABLE (the catalog cannot be reached).
+    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
+    NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
     """
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.GetEndpointRequest, _endpoint_service_pb2.GetEndpointResponse]  # type: ignore[assignment]
     """GetEndpoint returns one endpoint, terminated ones too.
@@ -95,10 +104,19 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     """ListEndpoints returns the organization's endpoints, newest first."""
     UpdateEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.UpdateEndpointRequest, _endpoint_service_pb2.UpdateEndpointResponse]  # type: ignore[assignment]
     """UpdateEndpoint changes the fields that update_mask names: name, description, enabled,
-    scaling.min_replicas, scaling.max_replicas.
+    scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
+    four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD), NOT_FOUND (ENDPOINT_NOT_FOUND),
-    FAILED_PRECONDITION (WRONG_STATE: says which states allow it), ABORTED (ETAG_MISMATCH).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+    NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
+    which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
+    (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
+    """
+    RollbackEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.RollbackEndpointRequest, _endpoint_service_pb2.RollbackEndpointResponse]  # type: ignore[assignment]
+    """RollbackEndpoint goes back to the deployment before the rollout that is under way or failed.
+
+    Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE, NOTHING_TO_ROLL_BACK),
+    ABORTED (ETAG_MISMATCH).
     """
     StopEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.StopEndpointRequest, _endpoint_service_pb2.StopEndpointResponse]  # type: ignore[assignment]
     """StopEndpoint drains the replicas and releases their GPUs; RestartEndpoint brings the very same
@@ -131,8 +149,8 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET),
-        UNAVAILABLE (the catalog cannot be reached).
+        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
+        NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
         """
 
     @_abc_1.abstractmethod
@@ -161,10 +179,25 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_service_pb2.UpdateEndpointResponse, _abc.Awaitable[_endpoint_service_pb2.UpdateEndpointResponse]]:
         """UpdateEndpoint changes the fields that update_mask names: name, description, enabled,
-        scaling.min_replicas, scaling.max_replicas.
+        scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
+        four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD), NOT_FOUND (ENDPOINT_NOT_FOUND),
-        FAILED_PRECONDITION (WRONG_STATE: says which states allow it), ABORTED (ETAG_MISMATCH).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+        NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
+        which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
+        (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackEndpoint(
+        self,
+        request: _endpoint_service_pb2.RollbackEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_service_pb2.RollbackEndpointResponse, _abc.Awaitable[_endpoint_service_pb2.RollbackEndpointResponse]]:
+        """RollbackEndpoint goes back to the deployment before the rollout that is under way or failed.
+
+        Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE, NOTHING_TO_ROLL_BACK),
+        ABORTED (ETAG_MISMATCH).
         """
 
     @_abc_1.abstractmethod

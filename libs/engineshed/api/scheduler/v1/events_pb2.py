@@ -27,7 +27,7 @@ from engineshed.api.scheduler.v1 import node_service_pb2 as engineshed_dot_api_d
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(engineshed/api/scheduler/v1/events.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x32\x65ngineshed/api/scheduler/v1/endpoint_service.proto\x1a.engineshed/api/scheduler/v1/node_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x03\n\x0f\x45ndpointCreated\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x12\n\nmodel_name\x18\x05 \x01(\t\x12\x13\n\x0b\x66lavor_name\x18\x06 \x01(\t\x12\x41\n\ncheckpoint\x18\x07 \x01(\x0b\x32-.engineshed.api.scheduler.v1.ServedCheckpoint\x12\x10\n\x08gpu_type\x18\x08 \x01(\t\x12\x11\n\tgpu_count\x18\t \x01(\r\x12\x0e\n\x06region\x18\n \x01(\t\x12\x35\n\x07scaling\x18\x0b \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12?\n\x07serving\x18\x0c \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x13\n\x0brouting_key\x18\r \x01(\t\"K\n\x10ServedCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\"q\n\x17\x45ndpointCheckpointReady\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x41\n\ncheckpoint\x18\x02 \x01(\x0b\x32-.engineshed.api.scheduler.v1.ServedCheckpoint\"I\n\x0f\x45ndpointRenamed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\\\n\x0e\x45ndpointScaled\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x35\n\x07scaling\x18\x02 \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\"5\n\x0e\x45ndpointQueued\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\";\n\x14\x45ndpointProvisioning\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x0f\x45ndpointRunning\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\"\'\n\x10\x45ndpointStopping\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\"&\n\x0f\x45ndpointStopped\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\"(\n\x11\x45ndpointRestarted\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\"C\n\x0e\x45ndpointFailed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\")\n\x12\x45ndpointTerminated\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\"\xa6\x01\n\rReplicaPlaced\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04gpus\x18\x04 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\t\x12;\n\x03why\x18\x06 \x01(\x0b\x32..engineshed.api.scheduler.v1.PlacementDecision\"\xf1\x01\n\x11PlacementDecision\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x43\n\ncandidates\x18\x02 \x03(\x0b\x32/.engineshed.api.scheduler.v1.PlacementCandidate\x12N\n\x08rejected\x18\x03 \x03(\x0b\x32<.engineshed.api.scheduler.v1.PlacementDecision.RejectedEntry\x1a/\n\rRejectedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"4\n\x12PlacementCandidate\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"l\n\x0fReplicaFetching\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x0fReplicaBuilding\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x0eReplicaLoading\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa5\x01\n\x0cReplicaReady\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rengine_digest\x18\x04 \x01(\t\x12\x16\n\x0e\x65ngine_backend\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\"|\n\x0fReplicaDraining\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\"k\n\x0eReplicaStopped\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\rReplicaFailed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\tretryable\x18\x06 \x01(\x08\"h\n\x0bReplicaLost\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x0cReplicaFound\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\nNodeJoined\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12=\n\tinventory\x18\x02 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\"]\n\x0bNodeChanged\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12=\n\tinventory\x18\x02 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\"I\n\x08NodeLost\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12,\n\x08heard_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0cNodeReturned\x12\x0f\n\x07node_id\x18\x01 \x01(\t\" \n\x10SchedulerElected\x12\x0c\n\x04term\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(engineshed/api/scheduler/v1/events.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x32\x65ngineshed/api/scheduler/v1/endpoint_service.proto\x1a.engineshed/api/scheduler/v1/node_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x03\n\x0f\x45ndpointCreated\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x12\n\nmodel_name\x18\x05 \x01(\t\x12\x13\n\x0b\x66lavor_name\x18\x06 \x01(\t\x12\x41\n\ncheckpoint\x18\x07 \x01(\x0b\x32-.engineshed.api.scheduler.v1.ServedCheckpoint\x12\x10\n\x08gpu_type\x18\x08 \x01(\t\x12\x11\n\tgpu_count\x18\t \x01(\r\x12\x0e\n\x06region\x18\n \x01(\t\x12\x35\n\x07scaling\x18\x0b \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12?\n\x07serving\x18\x0c \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x13\n\x0brouting_key\x18\r \x01(\t\"K\n\x10ServedCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\"q\n\x17\x45ndpointCheckpointReady\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x41\n\ncheckpoint\x18\x02 \x01(\x0b\x32-.engineshed.api.scheduler.v1.ServedCheckpoint\"I\n\x0f\x45ndpointRenamed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\\\n\x0e\x45ndpointScaled\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x35\n\x07scaling\x18\x02 \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\"5\n\x0e\x45ndpointQueued\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\";\n\x14\x45ndpointProvisioning\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x0f\x45ndpointRunning\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x02 \x01(\x08\"\'\n\x10\x45ndpointStopping\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\"&\n\x0f\x45ndpointStopped\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\"(\n\x11\x45ndpointRestarted\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\"C\n\x0e\x45ndpointFailed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"9\n\x12\x45ndpointTerminated\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa5\x02\n\x12\x45ndpointRedeployed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\r\x12\x41\n\ncheckpoint\x18\x03 \x01(\x0b\x32-.engineshed.api.scheduler.v1.ServedCheckpoint\x12\x10\n\x08gpu_type\x18\x04 \x01(\t\x12\x11\n\tgpu_count\x18\x05 \x01(\r\x12?\n\x07serving\x18\x06 \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12=\n\x08strategy\x18\x07 \x01(\x0e\x32+.engineshed.api.scheduler.v1.UpdateStrategy\"=\n\x12\x45ndpointRolledBack\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\r\"<\n\x11\x45ndpointRolledOut\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\r\"^\n\x15\x45ndpointRolloutFailed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\r\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\xba\x01\n\rReplicaPlaced\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0c\n\x04gpus\x18\x04 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\t\x12;\n\x03why\x18\x06 \x01(\x0b\x32..engineshed.api.scheduler.v1.PlacementDecision\x12\x12\n\ndeployment\x18\x07 \x01(\r\"{\n\x0eReplicaLeaving\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\xf1\x01\n\x11PlacementDecision\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x43\n\ncandidates\x18\x02 \x03(\x0b\x32/.engineshed.api.scheduler.v1.PlacementCandidate\x12N\n\x08rejected\x18\x03 \x03(\x0b\x32<.engineshed.api.scheduler.v1.PlacementDecision.RejectedEntry\x1a/\n\rRejectedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"4\n\x12PlacementCandidate\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"l\n\x0fReplicaFetching\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x0fReplicaBuilding\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x0eReplicaLoading\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa5\x01\n\x0cReplicaReady\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rengine_digest\x18\x04 \x01(\t\x12\x16\n\x0e\x65ngine_backend\x18\x05 \x01(\t\x12\x0b\n\x03url\x18\x06 \x01(\t\"|\n\x0fReplicaDraining\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\"k\n\x0eReplicaStopped\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\rReplicaFailed\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\tretryable\x18\x06 \x01(\x08\"h\n\x0bReplicaLost\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x0cReplicaFound\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x30\n\x0c\x65\x66\x66\x65\x63tive_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\nNodeJoined\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12=\n\tinventory\x18\x02 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\"]\n\x0bNodeChanged\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12=\n\tinventory\x18\x02 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\"I\n\x08NodeLost\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12,\n\x08heard_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1f\n\x0cNodeReturned\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"/\n\x0cNodeCordoned\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x0eNodeUncordoned\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"/\n\x0cNodeDraining\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"+\n\x08NodeLeft\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\" \n\x10SchedulerElected\x12\x0c\n\x04term\x18\x01 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,41 +61,59 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENDPOINTFAILED']._serialized_start=1258
   _globals['_ENDPOINTFAILED']._serialized_end=1325
   _globals['_ENDPOINTTERMINATED']._serialized_start=1327
-  _globals['_ENDPOINTTERMINATED']._serialized_end=1368
-  _globals['_REPLICAPLACED']._serialized_start=1371
-  _globals['_REPLICAPLACED']._serialized_end=1537
-  _globals['_PLACEMENTDECISION']._serialized_start=1540
-  _globals['_PLACEMENTDECISION']._serialized_end=1781
-  _globals['_PLACEMENTDECISION_REJECTEDENTRY']._serialized_start=1734
-  _globals['_PLACEMENTDECISION_REJECTEDENTRY']._serialized_end=1781
-  _globals['_PLACEMENTCANDIDATE']._serialized_start=1783
-  _globals['_PLACEMENTCANDIDATE']._serialized_end=1835
-  _globals['_REPLICAFETCHING']._serialized_start=1837
-  _globals['_REPLICAFETCHING']._serialized_end=1945
-  _globals['_REPLICABUILDING']._serialized_start=1947
-  _globals['_REPLICABUILDING']._serialized_end=2055
-  _globals['_REPLICALOADING']._serialized_start=2057
-  _globals['_REPLICALOADING']._serialized_end=2164
-  _globals['_REPLICAREADY']._serialized_start=2167
-  _globals['_REPLICAREADY']._serialized_end=2332
-  _globals['_REPLICADRAINING']._serialized_start=2334
-  _globals['_REPLICADRAINING']._serialized_end=2458
-  _globals['_REPLICASTOPPED']._serialized_start=2460
-  _globals['_REPLICASTOPPED']._serialized_end=2567
-  _globals['_REPLICAFAILED']._serialized_start=2570
-  _globals['_REPLICAFAILED']._serialized_end=2725
-  _globals['_REPLICALOST']._serialized_start=2727
-  _globals['_REPLICALOST']._serialized_end=2831
-  _globals['_REPLICAFOUND']._serialized_start=2833
-  _globals['_REPLICAFOUND']._serialized_end=2938
-  _globals['_NODEJOINED']._serialized_start=2940
-  _globals['_NODEJOINED']._serialized_end=3032
-  _globals['_NODECHANGED']._serialized_start=3034
-  _globals['_NODECHANGED']._serialized_end=3127
-  _globals['_NODELOST']._serialized_start=3129
-  _globals['_NODELOST']._serialized_end=3202
-  _globals['_NODERETURNED']._serialized_start=3204
-  _globals['_NODERETURNED']._serialized_end=3235
-  _globals['_SCHEDULERELECTED']._serialized_start=3237
-  _globals['_SCHEDULERELECTED']._serialized_end=3269
+  _globals['_ENDPOINTTERMINATED']._serialized_end=1384
+  _globals['_ENDPOINTREDEPLOYED']._serialized_start=1387
+  _globals['_ENDPOINTREDEPLOYED']._serialized_end=1680
+  _globals['_ENDPOINTROLLEDBACK']._serialized_start=1682
+  _globals['_ENDPOINTROLLEDBACK']._serialized_end=1743
+  _globals['_ENDPOINTROLLEDOUT']._serialized_start=1745
+  _globals['_ENDPOINTROLLEDOUT']._serialized_end=1805
+  _globals['_ENDPOINTROLLOUTFAILED']._serialized_start=1807
+  _globals['_ENDPOINTROLLOUTFAILED']._serialized_end=1901
+  _globals['_REPLICAPLACED']._serialized_start=1904
+  _globals['_REPLICAPLACED']._serialized_end=2090
+  _globals['_REPLICALEAVING']._serialized_start=2092
+  _globals['_REPLICALEAVING']._serialized_end=2215
+  _globals['_PLACEMENTDECISION']._serialized_start=2218
+  _globals['_PLACEMENTDECISION']._serialized_end=2459
+  _globals['_PLACEMENTDECISION_REJECTEDENTRY']._serialized_start=2412
+  _globals['_PLACEMENTDECISION_REJECTEDENTRY']._serialized_end=2459
+  _globals['_PLACEMENTCANDIDATE']._serialized_start=2461
+  _globals['_PLACEMENTCANDIDATE']._serialized_end=2513
+  _globals['_REPLICAFETCHING']._serialized_start=2515
+  _globals['_REPLICAFETCHING']._serialized_end=2623
+  _globals['_REPLICABUILDING']._serialized_start=2625
+  _globals['_REPLICABUILDING']._serialized_end=2733
+  _globals['_REPLICALOADING']._serialized_start=2735
+  _globals['_REPLICALOADING']._serialized_end=2842
+  _globals['_REPLICAREADY']._serialized_start=2845
+  _globals['_REPLICAREADY']._serialized_end=3010
+  _globals['_REPLICADRAINING']._serialized_start=3012
+  _globals['_REPLICADRAINING']._serialized_end=3136
+  _globals['_REPLICASTOPPED']._serialized_start=3138
+  _globals['_REPLICASTOPPED']._serialized_end=3245
+  _globals['_REPLICAFAILED']._serialized_start=3248
+  _globals['_REPLICAFAILED']._serialized_end=3403
+  _globals['_REPLICALOST']._serialized_start=3405
+  _globals['_REPLICALOST']._serialized_end=3509
+  _globals['_REPLICAFOUND']._serialized_start=3511
+  _globals['_REPLICAFOUND']._serialized_end=3616
+  _globals['_NODEJOINED']._serialized_start=3618
+  _globals['_NODEJOINED']._serialized_end=3710
+  _globals['_NODECHANGED']._serialized_start=3712
+  _globals['_NODECHANGED']._serialized_end=3805
+  _globals['_NODELOST']._serialized_start=3807
+  _globals['_NODELOST']._serialized_end=3880
+  _globals['_NODERETURNED']._serialized_start=3882
+  _globals['_NODERETURNED']._serialized_end=3913
+  _globals['_NODECORDONED']._serialized_start=3915
+  _globals['_NODECORDONED']._serialized_end=3962
+  _globals['_NODEUNCORDONED']._serialized_start=3964
+  _globals['_NODEUNCORDONED']._serialized_end=3997
+  _globals['_NODEDRAINING']._serialized_start=3999
+  _globals['_NODEDRAINING']._serialized_end=4046
+  _globals['_NODELEFT']._serialized_start=4048
+  _globals['_NODELEFT']._serialized_end=4091
+  _globals['_SCHEDULERELECTED']._serialized_start=4093
+  _globals['_SCHEDULERELECTED']._serialized_end=4125
 # @@protoc_insertion_point(module_scope)

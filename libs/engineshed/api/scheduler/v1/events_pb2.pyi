@@ -394,20 +394,166 @@ class EndpointTerminated(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.str
     """endpoint_id is the endpoint."""
+    reason: _builtins.str
+    """reason says why, e.g. "stopped for two weeks". Empty: somebody deleted it."""
     def __init__(
         self,
         *,
         endpoint_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndpointTerminated: _TypeAlias = EndpointTerminated  # noqa: Y015
+
+@_typing.final
+class EndpointRedeployed(_message.Message):
+    """EndpointRedeployed says that its replicas should run something else, and starts a rollout when
+    it has any.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    deployment: _builtins.int
+    """deployment is the number of the new deployment."""
+    gpu_type: _builtins.str
+    """gpu_type is the kind of GPU."""
+    gpu_count: _builtins.int
+    """gpu_count is the number of GPUs of each replica."""
+    strategy: _endpoint_service_pb2.UpdateStrategy.ValueType
+    """strategy is how replicas are replaced."""
+    @_builtins.property
+    def checkpoint(self) -> Global___ServedCheckpoint:
+        """checkpoint is what is served."""
+
+    @_builtins.property
+    def serving(self) -> _endpoint_service_pb2.ServingParameters:
+        """serving says how the model is served."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        deployment: _builtins.int = ...,
+        checkpoint: Global___ServedCheckpoint | None = ...,
+        gpu_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        serving: _endpoint_service_pb2.ServingParameters | None = ...,
+        strategy: _endpoint_service_pb2.UpdateStrategy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "deployment", b"deployment", "endpoint_id", b"endpoint_id", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "serving", b"serving", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointRedeployed: _TypeAlias = EndpointRedeployed  # noqa: Y015
+
+@_typing.final
+class EndpointRolledBack(_message.Message):
+    """EndpointRolledBack says that its replicas should run what they ran before the rollout."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    deployment: _builtins.int
+    """deployment is the number of the deployment that it goes back to."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        deployment: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "endpoint_id", b"endpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointRolledBack: _TypeAlias = EndpointRolledBack  # noqa: Y015
+
+@_typing.final
+class EndpointRolledOut(_message.Message):
+    """EndpointRolledOut says that all wanted replicas of the new deployment are ready, and no other
+    one is left.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    deployment: _builtins.int
+    """deployment is the number of the new deployment."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        deployment: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "endpoint_id", b"endpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointRolledOut: _TypeAlias = EndpointRolledOut  # noqa: Y015
+
+@_typing.final
+class EndpointRolloutFailed(_message.Message):
+    """EndpointRolloutFailed says that the new deployment cannot be served. What serves goes on serving,
+    and what is missing is replaced by the deployment before it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    deployment: _builtins.int
+    """deployment is the number of the deployment that failed."""
+    code: _builtins.str
+    """code is a short upper-case name, e.g. "DOES_NOT_FIT"."""
+    reason: _builtins.str
+    """reason says why, for people."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        deployment: _builtins.int = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "deployment", b"deployment", "endpoint_id", b"endpoint_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointRolloutFailed: _TypeAlias = EndpointRolloutFailed  # noqa: Y015
 
 @_typing.final
 class ReplicaPlaced(_message.Message):
@@ -421,6 +567,7 @@ class ReplicaPlaced(_message.Message):
     GPUS_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.str
     """endpoint_id is the endpoint."""
     replica_id: _builtins.str
@@ -429,6 +576,8 @@ class ReplicaPlaced(_message.Message):
     """node_id is the node it is on."""
     capacity: _builtins.str
     """capacity is "reserved" or "opportunistic"."""
+    deployment: _builtins.int
+    """deployment is the number of what it runs. Zero: 1, the endpoint's first."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """gpus are the indexes of its GPUs on that node."""
@@ -446,14 +595,51 @@ class ReplicaPlaced(_message.Message):
         gpus: _abc.Iterable[_builtins.int] | None = ...,
         capacity: _builtins.str = ...,
         why: Global___PlacementDecision | None = ...,
+        deployment: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "endpoint_id", b"endpoint_id", "gpus", b"gpus", "node_id", b"node_id", "replica_id", b"replica_id", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "deployment", b"deployment", "endpoint_id", b"endpoint_id", "gpus", b"gpus", "node_id", b"node_id", "replica_id", b"replica_id", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaPlaced: _TypeAlias = ReplicaPlaced  # noqa: Y015
+
+@_typing.final
+class ReplicaLeaving(_message.Message):
+    """ReplicaLeaving says that it will be replaced, and drain once its replacement is ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    replica_id: _builtins.str
+    """replica_id is the replica."""
+    reason: _builtins.str
+    """reason says why, e.g. "its node is being drained"."""
+    @_builtins.property
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """effective_at is when it was decided."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+        effective_at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "endpoint_id", b"endpoint_id", "reason", b"reason", "replica_id", b"replica_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaLeaving: _TypeAlias = ReplicaLeaving  # noqa: Y015
 
 @_typing.final
 class PlacementDecision(_message.Message):
@@ -956,6 +1142,106 @@ class NodeReturned(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeReturned: _TypeAlias = NodeReturned  # noqa: Y015
+
+@_typing.final
+class NodeCordoned(_message.Message):
+    """NodeCordoned says that the node gets no new replicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """node_id is the node."""
+    reason: _builtins.str
+    """reason says why, in the operator's words."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeCordoned: _TypeAlias = NodeCordoned  # noqa: Y015
+
+@_typing.final
+class NodeUncordoned(_message.Message):
+    """NodeUncordoned says that the node takes replicas again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """node_id is the node."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeUncordoned: _TypeAlias = NodeUncordoned  # noqa: Y015
+
+@_typing.final
+class NodeDraining(_message.Message):
+    """NodeDraining says that the node gets no new replicas, and that those it has are being replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """node_id is the node."""
+    reason: _builtins.str
+    """reason says why, in the operator's words."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeDraining: _TypeAlias = NodeDraining  # noqa: Y015
+
+@_typing.final
+class NodeLeft(_message.Message):
+    """NodeLeft says that the node was taken out. What was on it counts as gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """node_id is the node."""
+    reason: _builtins.str
+    """reason says why, in the operator's words."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeLeft: _TypeAlias = NodeLeft  # noqa: Y015
 
 @_typing.final
 class SchedulerElected(_message.Message):

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NodeServiceStub:
-    """NodeService shows the GPU hosts and who holds their GPUs, to operators.
+    """NodeService shows operators the GPU hosts and who holds their GPUs, and takes hosts out of use.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,30 @@ class NodeServiceStub:
                 request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.CordonNode = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.NodeService/CordonNode',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeResponse.FromString,
+                _registered_method=True)
+        self.UncordonNode = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.NodeService/UncordonNode',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeResponse.FromString,
+                _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.NodeService/DrainNode',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.RemoveNode = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.NodeService/RemoveNode',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.RemoveNodeRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.RemoveNodeResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
-    """NodeService shows the GPU hosts and who holds their GPUs, to operators.
+    """NodeService shows operators the GPU hosts and who holds their GPUs, and takes hosts out of use.
     """
 
     def GetNode(self, request, context):
@@ -67,6 +87,45 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CordonNode(self, request, context):
+        """CordonNode gives a node no new replicas; those it has stay. A lost node can be cordoned too.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UncordonNode(self, request, context):
+        """UncordonNode ends a cordon or a drain: the node takes replicas again. Replicas that a drain is
+        replacing already are replaced all the same.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainNode(self, request, context):
+        """DrainNode cordons a node and replaces its replicas elsewhere. Each serves until its
+        replacement is ready, so a drain waits where there is no room for one.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveNode(self, request, context):
+        """RemoveNode takes a node out: it has left. Its agent joins again when it connects.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (NODE_IN_USE: replicas are on it, and
+        force is not set).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +139,26 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.FromString,
                     response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.SerializeToString,
             ),
+            'CordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CordonNode,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeResponse.SerializeToString,
+            ),
+            'UncordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UncordonNode,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'RemoveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNode,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.RemoveNodeRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.RemoveNodeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'engineshed.api.scheduler.v1.NodeService', rpc_method_handlers)
@@ -89,7 +168,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NodeService:
-    """NodeService shows the GPU hosts and who holds their GPUs, to operators.
+    """NodeService shows operators the GPU hosts and who holds their GPUs, and takes hosts out of use.
     """
 
     @staticmethod
@@ -136,6 +215,114 @@ class NodeService:
             '/engineshed.api.scheduler.v1.NodeService/ListNodes',
             engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.SerializeToString,
             engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.NodeService/CordonNode',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UncordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.NodeService/UncordonNode',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.NodeService/DrainNode',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.NodeService/RemoveNode',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.RemoveNodeRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2.RemoveNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

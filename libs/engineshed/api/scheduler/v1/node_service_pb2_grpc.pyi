@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NodeServiceStub:
-    """NodeService shows the GPU hosts and who holds their GPUs, to operators."""
+    """NodeService shows operators the GPU hosts and who holds their GPUs, and takes hosts out of use."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,10 +40,33 @@ class NodeServiceStub:
     """
     ListNodes: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]
     """ListNodes returns the nodes, oldest first."""
+    CordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_service_pb2.CordonNodeResponse]
+    """CordonNode gives a node no new replicas; those it has stay. A lost node can be cordoned too.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+    """
+    UncordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_service_pb2.UncordonNodeResponse]
+    """UncordonNode ends a cordon or a drain: the node takes replicas again. Replicas that a drain is
+    replacing already are replaced all the same.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+    """
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _node_service_pb2.DrainNodeResponse]
+    """DrainNode cordons a node and replaces its replicas elsewhere. Each serves until its
+    replacement is ready, so a drain waits where there is no room for one.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+    """
+    RemoveNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.RemoveNodeRequest, _node_service_pb2.RemoveNodeResponse]
+    """RemoveNode takes a node out: it has left. Its agent joins again when it connects.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (NODE_IN_USE: replicas are on it, and
+    force is not set).
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
-    """NodeService shows the GPU hosts and who holds their GPUs, to operators."""
+    """NodeService shows operators the GPU hosts and who holds their GPUs, and takes hosts out of use."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]  # type: ignore[assignment]
@@ -53,9 +76,32 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """
     ListNodes: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]  # type: ignore[assignment]
     """ListNodes returns the nodes, oldest first."""
+    CordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_service_pb2.CordonNodeResponse]  # type: ignore[assignment]
+    """CordonNode gives a node no new replicas; those it has stay. A lost node can be cordoned too.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+    """
+    UncordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_service_pb2.UncordonNodeResponse]  # type: ignore[assignment]
+    """UncordonNode ends a cordon or a drain: the node takes replicas again. Replicas that a drain is
+    replacing already are replaced all the same.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+    """
+    DrainNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _node_service_pb2.DrainNodeResponse]  # type: ignore[assignment]
+    """DrainNode cordons a node and replaces its replicas elsewhere. Each serves until its
+    replacement is ready, so a drain waits where there is no room for one.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+    """
+    RemoveNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.RemoveNodeRequest, _node_service_pb2.RemoveNodeResponse]  # type: ignore[assignment]
+    """RemoveNode takes a node out: it has left. Its agent joins again when it connects.
+
+    Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (NODE_IN_USE: replicas are on it, and
+    force is not set).
+    """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """NodeService shows the GPU hosts and who holds their GPUs, to operators."""
+    """NodeService shows operators the GPU hosts and who holds their GPUs, and takes hosts out of use."""
 
     @_abc_1.abstractmethod
     def GetNode(
@@ -75,5 +121,52 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.ListNodesResponse, _abc.Awaitable[_node_service_pb2.ListNodesResponse]]:
         """ListNodes returns the nodes, oldest first."""
+
+    @_abc_1.abstractmethod
+    def CordonNode(
+        self,
+        request: _node_service_pb2.CordonNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.CordonNodeResponse, _abc.Awaitable[_node_service_pb2.CordonNodeResponse]]:
+        """CordonNode gives a node no new replicas; those it has stay. A lost node can be cordoned too.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+        """
+
+    @_abc_1.abstractmethod
+    def UncordonNode(
+        self,
+        request: _node_service_pb2.UncordonNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.UncordonNodeResponse, _abc.Awaitable[_node_service_pb2.UncordonNodeResponse]]:
+        """UncordonNode ends a cordon or a drain: the node takes replicas again. Replicas that a drain is
+        replacing already are replaced all the same.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+        """
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _node_service_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.DrainNodeResponse, _abc.Awaitable[_node_service_pb2.DrainNodeResponse]]:
+        """DrainNode cordons a node and replaces its replicas elsewhere. Each serves until its
+        replacement is ready, so a drain waits where there is no room for one.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (WRONG_NODE_STATE: it has left).
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveNode(
+        self,
+        request: _node_service_pb2.RemoveNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.RemoveNodeResponse, _abc.Awaitable[_node_service_pb2.RemoveNodeResponse]]:
+        """RemoveNode takes a node out: it has left. Its agent joins again when it connects.
+
+        Errors: NOT_FOUND (NODE_NOT_FOUND), FAILED_PRECONDITION (NODE_IN_USE: replicas are on it, and
+        force is not set).
+        """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
