@@ -14,7 +14,7 @@ from engineshed.bus import Bus, ReceivedEvent, consume, subject_of
 from engineshed.errors import DomainError
 from engineshed.scheduler.catalog_client import Catalog
 from engineshed.scheduler.domain.commands import Fail, UseCheckpoint
-from engineshed.scheduler.domain.endpoint import Checkpoint
+from engineshed.scheduler.domain.replica import Checkpoint
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.store import SERVICE

@@ -20,8 +20,9 @@ from engineshed.scheduler.checkpoints import served
 from engineshed.scheduler.domain import naming
 from engineshed.scheduler.domain.admission import Admitted, admit, template_name
 from engineshed.scheduler.domain.commands import Create
-from engineshed.scheduler.domain.endpoint import Checkpoint, Endpoint
+from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import RoutingKeyTakenError
+from engineshed.scheduler.domain.replica import Checkpoint
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
 

@@ -8,9 +8,10 @@ from prometheus_client.registry import Collector
 
 from engineshed.eventstore import Leadership
 from engineshed.scheduler.agents import Agents
-from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState, ReplicaState
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState
 from engineshed.scheduler.domain.node import Node, NodeState
 from engineshed.scheduler.domain.plan import Assign, Decision
+from engineshed.scheduler.domain.replica import ReplicaState
 from engineshed.scheduler.domain.view import View, queue_key
 from engineshed.telemetry import Outcomes, counter, durations, gauge
 

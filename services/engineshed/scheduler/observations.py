@@ -12,8 +12,8 @@ from engineshed.eventstore import NotLeaderError
 from engineshed.runtime import utc_now
 from engineshed.scheduler.agents import Agents, Session
 from engineshed.scheduler.domain.commands import Report
-from engineshed.scheduler.domain.endpoint import ReplicaState
 from engineshed.scheduler.domain.node import Greet, Hear, NodeState, inventory_of
+from engineshed.scheduler.domain.replica import ReplicaState
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal, together
 from engineshed.scheduler.nodes import Nodes

@@ -159,7 +159,7 @@ class Reconciler:
                 Placement(ids.new(ids.REPLICA), spot.node_id, spot.gpus, spot.why)
                 for spot in decision.spots
             )
-            await self._endpoints.act(decision.endpoint_id, Place(placements))
+            await self._endpoints.act(decision.endpoint_id, Place(placements, decision.deployment))
         elif self._settled:
             await self._endpoints.act(decision.endpoint_id, Wait(decision.reason))
 

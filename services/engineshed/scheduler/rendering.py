@@ -6,15 +6,10 @@ from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.api.scheduler.v1 import node_service_pb2 as node_api
 from engineshed.runtime import to_timestamp
 from engineshed.scheduler.agents import Agents
-from engineshed.scheduler.domain.endpoint import (
-    ENDED_SHOWN,
-    Endpoint,
-    EndpointState,
-    Replica,
-    ReplicaState,
-)
+from engineshed.scheduler.domain.endpoint import ENDED_SHOWN, Endpoint, EndpointState
 from engineshed.scheduler.domain.filters import what_is_missing
 from engineshed.scheduler.domain.node import Node, message_of
+from engineshed.scheduler.domain.replica import Replica, ReplicaState
 from engineshed.scheduler.domain.view import View
 
 _BUSY = (ReplicaState.FETCHING, ReplicaState.BUILDING, ReplicaState.LOADING)

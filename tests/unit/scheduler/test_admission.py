@@ -6,13 +6,14 @@ from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.errors import DomainError, InvalidFieldError, Kind
 from engineshed.scheduler.domain.admission import Admitted, Offer, admit, template_name
-from engineshed.scheduler.domain.endpoint import Scaling, Serving
+from engineshed.scheduler.domain.endpoint import Scaling
 from engineshed.scheduler.domain.errors import (
     ExceedsFleetError,
     NotInTemplateError,
     UnknownGpuTypeError,
     UnknownRegionError,
 )
+from engineshed.scheduler.domain.replica import Serving
 
 TORCH = frozenset({"torch"})
 CUSTOM = Template(model_name="custom", flavors=[Flavor(flavor_name="base")])

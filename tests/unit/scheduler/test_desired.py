@@ -8,7 +8,7 @@ from tests.unit.scheduler.world import World
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica
 from engineshed.scheduler.domain.commands import Delete, Stop
 from engineshed.scheduler.domain.desired import desired_replicas, route_of
-from engineshed.scheduler.domain.endpoint import ReplicaState
+from engineshed.scheduler.domain.replica import ReplicaState
 
 S = ReplicaState
 

@@ -7,8 +7,9 @@ from tests.unit.scheduler.world import START, World, last, names
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain.commands import Update
-from engineshed.scheduler.domain.endpoint import EndpointState, ReplicaState
+from engineshed.scheduler.domain.endpoint import EndpointState
 from engineshed.scheduler.domain.failure import Failure, is_crash_loop, retry_at, row_after
+from engineshed.scheduler.domain.replica import ReplicaState
 
 E = EndpointState
 S = ReplicaState

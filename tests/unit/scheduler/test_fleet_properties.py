@@ -11,9 +11,10 @@ from engineshed.errors import DomainError
 from engineshed.scheduler.domain.backends import can_serve
 from engineshed.scheduler.domain.commands import Command, Delete, Restart, Stop, Update
 from engineshed.scheduler.domain.consequences import waits
-from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState, Replica, ReplicaState
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState
 from engineshed.scheduler.domain.node import Node, NodeState
 from engineshed.scheduler.domain.plan import Decision, plan
+from engineshed.scheduler.domain.replica import Replica, ReplicaState
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import Changes, QueueKey, View, queue_key
 

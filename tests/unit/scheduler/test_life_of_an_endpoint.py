@@ -12,13 +12,14 @@ from engineshed.scheduler.domain.commands import (
     Update,
     UseCheckpoint,
 )
-from engineshed.scheduler.domain.endpoint import EndpointState, ReplicaState, Scaling
+from engineshed.scheduler.domain.endpoint import EndpointState, Scaling
 from engineshed.scheduler.domain.errors import (
     EndpointNotFoundError,
     EtagMismatchError,
     ExceedsFleetError,
     WrongStateError,
 )
+from engineshed.scheduler.domain.replica import ReplicaState
 
 E = EndpointState
 S = ReplicaState

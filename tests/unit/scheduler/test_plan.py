@@ -5,9 +5,10 @@ from tests.unit.scheduler.world import CPU_QUEUE, World
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain.commands import Stop, Update
-from engineshed.scheduler.domain.endpoint import EndpointState, ReplicaState, Serving
+from engineshed.scheduler.domain.endpoint import EndpointState
 from engineshed.scheduler.domain.filters import what_is_missing
 from engineshed.scheduler.domain.plan import Assign, Postpone
+from engineshed.scheduler.domain.replica import ReplicaState, Serving
 
 E = EndpointState
 S = ReplicaState

@@ -7,7 +7,8 @@ from tests.unit.scheduler.world import World, names
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain.commands import Lose, Stop
-from engineshed.scheduler.domain.endpoint import EndpointState, ReplicaState
+from engineshed.scheduler.domain.endpoint import EndpointState
+from engineshed.scheduler.domain.replica import ReplicaState
 
 E = EndpointState
 S = ReplicaState

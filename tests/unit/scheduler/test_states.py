@@ -2,8 +2,9 @@
 
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.api.scheduler.v1 import node_service_pb2 as node_api
-from engineshed.scheduler.domain.endpoint import EndpointState, ReplicaState
+from engineshed.scheduler.domain.endpoint import EndpointState
 from engineshed.scheduler.domain.node import NodeState
+from engineshed.scheduler.domain.replica import ReplicaState
 
 
 def test_they_have_the_names_and_numbers_of_the_proto() -> None:

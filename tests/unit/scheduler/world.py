@@ -15,17 +15,10 @@ from engineshed.scheduler.domain.commands import (
     Report,
     Wait,
 )
-from engineshed.scheduler.domain.endpoint import (
-    Checkpoint,
-    Endpoint,
-    EndpointEvent,
-    Replica,
-    ReplicaState,
-    Scaling,
-    Serving,
-)
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, Scaling
 from engineshed.scheduler.domain.node import Greet, Hear, Inventory, Miss, NodeState
 from engineshed.scheduler.domain.plan import Assign, Decision, plan
+from engineshed.scheduler.domain.replica import Checkpoint, Replica, ReplicaState, Serving
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import QueueKey, View
 
@@ -195,7 +188,7 @@ class World:
                     Placement(f"rep_{next(self._numbers):04}", spot.node_id, spot.gpus, spot.why)
                     for spot in decision.spots
                 )
-                self.tell(decision.endpoint_id, Place(placements))
+                self.tell(decision.endpoint_id, Place(placements, decision.deployment))
             else:
                 self.tell(decision.endpoint_id, Wait(decision.reason))
 

@@ -11,13 +11,14 @@ from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.errors import FieldError, InvalidFieldError
 from engineshed.scheduler.domain.backends import can_serve, fitting
-from engineshed.scheduler.domain.endpoint import Endpoint, Scaling, Serving
+from engineshed.scheduler.domain.endpoint import Endpoint, Scaling
 from engineshed.scheduler.domain.errors import (
     ExceedsFleetError,
     NotInTemplateError,
     UnknownGpuTypeError,
     UnknownRegionError,
 )
+from engineshed.scheduler.domain.replica import Serving
 
 # The template of whatever checkpoint a request names.
 CUSTOM: Final = "custom"

@@ -3,7 +3,7 @@
 from collections.abc import Set
 from typing import Final
 
-from engineshed.scheduler.domain.endpoint import Serving
+from engineshed.scheduler.domain.replica import Serving
 
 TENSORRT_LLM: Final = "tensorrt_llm"
 TORCH: Final = "torch"

@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import TypeAlias
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
-from engineshed.scheduler.domain.endpoint import Checkpoint, ReplicaState, Scaling, Serving
+from engineshed.scheduler.domain.endpoint import Scaling, Strategy
+from engineshed.scheduler.domain.replica import Checkpoint, ReplicaState, Serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,19 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Redeployment:
+    """What is to be different of the deployment; None leaves it as it is."""
+
+    checkpoint: Checkpoint | None = None
+    gpu_type: str | None = None
+    gpu_count: int | None = None
+    max_context: int | None = None
+    precision: str | None = None
+    quantization: str | None = None
+    strategy: Strategy = Strategy.SURGE
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """Change what is given; None leaves it as it is."""
 
@@ -38,6 +52,14 @@ class Update:
     min_replicas: int | None = None
     max_replicas: int | None = None
     most_replicas: int | None = None  # how many the fleet could ever hold
+    redeployment: Redeployment = Redeployment()  # admitted already
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Go back to the deployment before the rollout."""
+
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +109,7 @@ class Place:
     """Take these GPUs for it."""
 
     placements: tuple[Placement, ...]
+    deployment: int = 1  # the number of the one that they were planned for
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +142,26 @@ class Lose:
     heard_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """These replicas are to be replaced, and to drain once their replacements are ready."""
+
+    replica_ids: tuple[str, ...]
+    reason: str
+
+
 Command: TypeAlias = (
-    Create | Update | Stop | Restart | Delete | UseCheckpoint | Fail | Place | Wait | Report | Lose
+    Create
+    | Update
+    | Rollback
+    | Stop
+    | Restart
+    | Delete
+    | UseCheckpoint
+    | Fail
+    | Place
+    | Wait
+    | Report
+    | Lose
+    | Leave
 )

@@ -10,11 +10,11 @@ from engineshed.scheduler.domain.endpoint import (
     Endpoint,
     EndpointEvent,
     EndpointState,
-    Replica,
-    ReplicaState,
     Status,
+    Strategy,
     evolve,
 )
+from engineshed.scheduler.domain.replica import Replica, ReplicaState
 
 NOT_HEARD: Final = "its node is not heard"
 STILL_ROUTED: Final = "its node is not heard; gateways go on sending it requests"
@@ -25,22 +25,36 @@ def of(state: Endpoint, events: Sequence[EndpointEvent], now: datetime) -> list[
     drains = [_draining(state, replica, events, now) for replica in surplus(state)]
     for drain in drains:
         state = evolve(state, drain, now)
+    completed = _completed(state)
+    for completion in completed:
+        state = evolve(state, completion, now)
     status = status_of(state)
-    return [*drains, *([] if status == state.status else [_announced(state, status)])]
+    announced = [] if status == state.status else [_announced(state, status)]
+    return [*drains, *completed, *announced]
 
 
 def surplus(state: Endpoint) -> list[Replica]:
     """Return the replicas that should drain now, in the order in which they were placed.
 
-    Those stay that are furthest on their way to serving, then the oldest. An unheard one stays
-    until enough others are ready: it may be serving all the time.
+    Those stay that are furthest on their way to serving, then the oldest. One that is to be
+    replaced stays while it serves and its replacement does not; an unheard one stays until enough
+    others are ready: it may be serving all the time.
     """
     live = [replica for replica in state.replicas if replica.live]
-    by_worth = sorted(live, key=lambda replica: -replica.state)  # stable: the older one first
-    going = by_worth[state.wanted :]
-    if state.ready >= state.wanted:
-        going += [replica for replica in state.replicas if replica.state is ReplicaState.LOST]
-    return [replica for replica in state.replicas if replica in going]
+    current = [replica for replica in live if state.current(replica)]
+    staying = sorted(current, key=lambda replica: -replica.state)[: state.wanted]  # stable
+    uncovered = max(0, state.wanted - sum(replica.ready for replica in staying))
+    replaced = [replica for replica in live if not state.current(replica) and replica.ready]
+    if state.rollout and state.rollout.strategy is Strategy.RECREATE:
+        replaced = [one for one in replaced if one.deployment == state.placing]
+    staying += sorted(replaced, key=lambda replica: bool(replica.leaving))[:uncovered]
+    enough = state.ready >= state.wanted
+    return [
+        replica
+        for replica in state.replicas
+        if (replica.live and replica not in staying)
+        or (replica.state is ReplicaState.LOST and enough)
+    ]
 
 
 def status_of(state: Endpoint) -> Status:
@@ -51,8 +65,8 @@ def status_of(state: Endpoint) -> Status:
         return Status(EndpointState.STOPPING if state.holds_gpus else EndpointState.STOPPED)
     if state.ready:
         return Status(EndpointState.RUNNING, degraded=state.ready < state.wanted)
-    if not state.checkpoint.digest:
-        checkpoint_id = state.checkpoint.checkpoint_id
+    if not state.placing.checkpoint.digest:
+        checkpoint_id = state.placing.checkpoint.checkpoint_id
         reason = f"waiting for checkpoint {checkpoint_id} to be registered"
         return Status(EndpointState.PROVISIONING, reason)
     if any(replica.live for replica in state.replicas):
@@ -76,6 +90,19 @@ def waits(state: Endpoint) -> bool:
     )
 
 
+def _completed(state: Endpoint) -> list[EndpointEvent]:
+    """Return the end of a rollout, once nothing of what was before is left."""
+    if state.rollout is None or state.rollout.failure or not state.wanted:
+        return []
+    occupying = list(state.occupying())
+    if any(replica.deployment != state.deployment for replica in occupying):
+        return []
+    if sum(replica.ready for replica in occupying) < state.wanted:
+        return []
+    number = state.deployment.number
+    return [pb.EndpointRolledOut(endpoint_id=state.endpoint_id, deployment=number)]
+
+
 def _draining(
     state: Endpoint, replica: Replica, events: Sequence[EndpointEvent], now: datetime
 ) -> pb.ReplicaDraining:
@@ -93,6 +120,10 @@ def _why_draining(state: Endpoint, replica: Replica, events: Sequence[EndpointEv
         return state.status.state.name.lower()
     if not state.enabled:
         return "stopped"
+    if replica.leaving:
+        return replica.leaving
+    if replica.deployment.number != state.placing.number:
+        return f"replaced by deployment {state.placing.number}"
     if replica.state is ReplicaState.LOST:
         return "replaced while its node was not heard"
     if any(isinstance(event, pb.EndpointScaled) for event in events):

@@ -6,6 +6,7 @@ and effect are one append.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import reduce
 from typing import assert_never
@@ -19,10 +20,13 @@ from engineshed.scheduler.domain.commands import (
     Create,
     Delete,
     Fail,
+    Leave,
     Lose,
     Place,
+    Redeployment,
     Report,
     Restart,
+    Rollback,
     Stop,
     Update,
     UseCheckpoint,
@@ -39,8 +43,10 @@ from engineshed.scheduler.domain.endpoint import (
 from engineshed.scheduler.domain.errors import (
     EndpointNotFoundError,
     EtagMismatchError,
+    NothingToRollBackError,
     WrongStateError,
 )
+from engineshed.scheduler.domain.replica import Checkpoint, Deployment
 
 
 def decide(state: Endpoint | None, command: Command, now: datetime) -> list[EndpointEvent]:
@@ -71,6 +77,8 @@ def _decide(state: Endpoint | None, command: Command, now: datetime) -> Sequence
     match command:
         case Update():
             return _update(state, command)
+        case Rollback():
+            return _roll_back(state, command)
         case Stop():
             return _stop(state)
         case Restart():
@@ -89,6 +97,8 @@ def _decide(state: Endpoint | None, command: Command, now: datetime) -> Sequence
             return report.reported(state, command, now)
         case Lose():
             return report.lost(state, command, now)
+        case Leave():
+            return report.leaving(state, command, now)
         case _:
             assert_never(command)
 
@@ -101,11 +111,7 @@ def _created(command: Create) -> EndpointEvent:
         description=command.description,
         model_name=command.model_name,
         flavor_name=command.flavor_name,
-        checkpoint=pb.ServedCheckpoint(
-            checkpoint_id=command.checkpoint.checkpoint_id,
-            digest=command.checkpoint.digest,
-            location=command.checkpoint.location,
-        ),
+        checkpoint=_served(command.checkpoint),
         gpu_type=command.gpu_type,
         gpu_count=command.gpu_count,
         region=command.region,
@@ -127,6 +133,8 @@ def _update(state: Endpoint, command: Update) -> Sequence[EndpointEvent]:
         events.append(renamed)
     if scaled := _scaled(state, command):
         events.append(scaled)
+    if redeployed := _redeployed(state, command.redeployment):
+        events.append(redeployed)
     if command.enabled is False:
         events += _stop(state)
     if command.enabled is True:
@@ -158,6 +166,63 @@ def _scaled(state: Endpoint, command: Update) -> pb.EndpointScaled | None:
     return pb.EndpointScaled(endpoint_id=state.endpoint_id, scaling=_scaling(scaling))
 
 
+def _redeployed(
+    state: Endpoint, asked: Redeployment
+) -> pb.EndpointRedeployed | pb.EndpointRolledBack | None:
+    """Return the change of deployment; asking again for one whose rollout failed is another try."""
+    old, rollout = state.deployment, state.rollout
+    new = _changed(old, asked)
+    if new == old and (asked == Redeployment() or rollout is None or not rollout.failure):
+        return None
+    if rollout is not None and new.same_as(rollout.previous):
+        return _rolled_back(state, rollout.previous)
+    serving = new.serving
+    return pb.EndpointRedeployed(
+        endpoint_id=state.endpoint_id,
+        deployment=state.deployments + 1,
+        checkpoint=_served(new.checkpoint),
+        gpu_type=new.gpu_type,
+        gpu_count=new.gpu_count,
+        serving=api.ServingParameters(
+            max_context=serving.max_context,
+            precision=serving.precision,
+            quantization=serving.quantization,
+        ),
+        strategy=api.UpdateStrategy.ValueType(asked.strategy),
+    )
+
+
+def _changed(old: Deployment, asked: Redeployment) -> Deployment:
+    serving = {
+        name: value
+        for name in ("max_context", "precision", "quantization")
+        if (value := getattr(asked, name)) is not None
+    }
+    return replace(
+        old,
+        checkpoint=asked.checkpoint or old.checkpoint,
+        gpu_type=asked.gpu_type or old.gpu_type,
+        gpu_count=asked.gpu_count or old.gpu_count,
+        serving=replace(old.serving, **serving),
+    )
+
+
+def _roll_back(state: Endpoint, command: Rollback) -> Sequence[EndpointEvent]:
+    _require_alive(state, "be rolled back")
+    _require_etag(state, command.etag)
+    if state.rollout is None:
+        raise NothingToRollBackError(
+            f"endpoint {state.endpoint_id} has no rollout that is under way or failed; "
+            "to run something else, update it",
+            endpoint_id=state.endpoint_id,
+        )
+    return [_rolled_back(state, state.rollout.previous)]
+
+
+def _rolled_back(state: Endpoint, previous: Deployment) -> pb.EndpointRolledBack:
+    return pb.EndpointRolledBack(endpoint_id=state.endpoint_id, deployment=previous.number)
+
+
 def _stop(state: Endpoint) -> Sequence[EndpointEvent]:
     _require_alive(state, "be stopped")
     return [pb.EndpointStopping(endpoint_id=state.endpoint_id)] if state.enabled else []
@@ -178,11 +243,9 @@ def _delete(state: Endpoint, command: Delete) -> Sequence[EndpointEvent]:
 def _use_checkpoint(state: Endpoint, command: UseCheckpoint) -> Sequence[EndpointEvent]:
     if state.checkpoint.digest or state.ended:
         return []
-    served = pb.ServedCheckpoint(
-        checkpoint_id=command.checkpoint.checkpoint_id,
-        digest=command.checkpoint.digest,
-        location=command.checkpoint.location,
-    )
+    if command.checkpoint.checkpoint_id != state.checkpoint.checkpoint_id:
+        return []  # it serves another one by now
+    served = _served(command.checkpoint)
     return [pb.EndpointCheckpointReady(endpoint_id=state.endpoint_id, checkpoint=served)]
 
 
@@ -196,6 +259,8 @@ def _fail(state: Endpoint, command: Fail) -> Sequence[EndpointEvent]:
 
 def _place(state: Endpoint, command: Place) -> Sequence[EndpointEvent]:
     """Place what is still missing: the endpoint may have changed since it was planned."""
+    if command.deployment != state.placing.number:
+        return []
     return [
         pb.ReplicaPlaced(
             endpoint_id=state.endpoint_id,
@@ -204,6 +269,7 @@ def _place(state: Endpoint, command: Place) -> Sequence[EndpointEvent]:
             gpus=placement.gpus,
             capacity="reserved",
             why=placement.why,
+            deployment=command.deployment,
         )
         for placement in command.placements[: state.missing]
     ]
@@ -239,6 +305,14 @@ def _require_etag(state: Endpoint, etag: str) -> None:
             endpoint_id=state.endpoint_id,
             etag=state.etag,
         )
+
+
+def _served(checkpoint: Checkpoint) -> pb.ServedCheckpoint:
+    return pb.ServedCheckpoint(
+        checkpoint_id=checkpoint.checkpoint_id,
+        digest=checkpoint.digest,
+        location=checkpoint.location,
+    )
 
 
 def _scaling(scaling: Scaling) -> api.Scaling:

@@ -7,7 +7,8 @@ from typing import TypeAlias
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.api.scheduler.v1.route_pb2 import Route, RouteReplica
-from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState, Replica, ReplicaState
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState
+from engineshed.scheduler.domain.replica import Replica, ReplicaState
 from engineshed.scheduler.domain.view import View
 
 # The bearer token that a replica demands, by the replica's id.
@@ -54,18 +55,19 @@ def route_of(endpoint: Endpoint, secret_of: SecretOf) -> Route:
 def _desired(
     endpoint: Endpoint, replica: Replica, secret: str, drain_timeout: timedelta
 ) -> DesiredReplica:
+    deployment = replica.deployment
     desired = DesiredReplica(
         replica_id=replica.replica_id,
         endpoint_id=endpoint.endpoint_id,
         org_id=endpoint.org_id,
         goal=_goal(replica),
         gpus=replica.gpus,
-        checkpoint_location=endpoint.checkpoint.location,
-        checkpoint_digest=endpoint.checkpoint.digest,
+        checkpoint_location=deployment.checkpoint.location,
+        checkpoint_digest=deployment.checkpoint.digest,
         serving=api.ServingParameters(
-            max_context=endpoint.serving.max_context,
-            precision=endpoint.serving.precision,
-            quantization=endpoint.serving.quantization,
+            max_context=deployment.serving.max_context,
+            precision=deployment.serving.precision,
+            quantization=deployment.serving.quantization,
         ),
         routing_key=endpoint.routing_key,
         secret=secret,

@@ -5,16 +5,29 @@ The state, and how recorded events make it. What a command may add is in `decide
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Final, TypeAlias, assert_never
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain import failure
 from engineshed.scheduler.domain.failure import Failure
+from engineshed.scheduler.domain.replica import (
+    Checkpoint,
+    Deployment,
+    Replica,
+    ReplicaEvent,
+    ReplicaState,
+    Serving,
+    evolve_replica,
+    placed,
+)
 
 # How long ended replicas are shown.
 ENDED_SHOWN: Final = timedelta(minutes=10)
+
+# How many replicas more than wanted there may be while some are replaced.
+SURGE: Final = 1
 
 WAITING_TO_BE_PLACED: Final = "waiting to be placed"
 
@@ -23,6 +36,10 @@ EndpointEvent: TypeAlias = (
     | pb.EndpointCheckpointReady
     | pb.EndpointRenamed
     | pb.EndpointScaled
+    | pb.EndpointRedeployed
+    | pb.EndpointRolledBack
+    | pb.EndpointRolledOut
+    | pb.EndpointRolloutFailed
     | pb.EndpointQueued
     | pb.EndpointProvisioning
     | pb.EndpointRunning
@@ -32,15 +49,7 @@ EndpointEvent: TypeAlias = (
     | pb.EndpointFailed
     | pb.EndpointTerminated
     | pb.ReplicaPlaced
-    | pb.ReplicaFetching
-    | pb.ReplicaBuilding
-    | pb.ReplicaLoading
-    | pb.ReplicaReady
-    | pb.ReplicaDraining
-    | pb.ReplicaStopped
-    | pb.ReplicaFailed
-    | pb.ReplicaLost
-    | pb.ReplicaFound
+    | ReplicaEvent
 )
 
 
@@ -57,34 +66,11 @@ class EndpointState(IntEnum):
     TERMINATED = 8
 
 
-class ReplicaState(IntEnum):
-    """Where a replica is in its life; the numbers are those of `Replica.State`.
+class Strategy(IntEnum):
+    """How replicas of a new deployment take the place of old ones; as in `UpdateStrategy`."""
 
-    They grow from PLACED to READY, so that a later one is further.
-    """
-
-    PLACED = 1
-    FETCHING = 2
-    BUILDING = 3
-    LOADING = 4
-    READY = 5
-    DRAINING = 6
-    STOPPED = 7
-    FAILED = 8
-    LOST = 9
-
-
-_LIVE: Final = range(ReplicaState.PLACED, ReplicaState.READY + 1)
-_ENDED: Final = (ReplicaState.STOPPED, ReplicaState.FAILED)
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What an endpoint serves."""
-
-    checkpoint_id: str
-    digest: str  # empty while it is registering
-    location: str
+    SURGE = 1
+    RECREATE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +79,6 @@ class Scaling:
 
     min_replicas: int
     max_replicas: int
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How the model is served; zero and empty mean as the checkpoint says."""
-
-    max_context: int = 0
-    precision: str = ""
-    quantization: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,39 +91,13 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
-    """One copy of the model on GPUs of one node."""
+class Rollout:
+    """A change of deployment that is under way, or failed."""
 
-    replica_id: str
-    node_id: str
-    gpus: tuple[int, ...]
-    capacity: str
-    placed_at: datetime
-    changed_at: datetime  # effective time of its last event; no later one is before it
-    state: ReplicaState = ReplicaState.PLACED
-    reason: str = ""
-    ready_at: datetime | None = None  # first; None: it never served
-    ended_at: datetime | None = None
-    engine_digest: str = ""
-    engine_backend: str = ""
-    url: str = ""
-
-    @property
-    def live(self) -> bool:
-        """Whether it serves or is on its way there, and its node is heard."""
-        return self.state in _LIVE
-
-    @property
-    def ended(self) -> bool:
-        """Whether its processes are gone; until then its GPUs are taken."""
-        return self.state in _ENDED
-
-    @property
-    def routable(self) -> bool:
-        """Whether it may get requests: ready, or unheard since it was ready."""
-        return self.state is ReplicaState.READY or (
-            self.state is ReplicaState.LOST and self.ready_at is not None
-        )
+    previous: Deployment  # what it falls back to
+    strategy: Strategy
+    started_at: datetime
+    failure: str = ""  # why it failed; "": it is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +110,9 @@ class Endpoint:
     description: str
     model_name: str
     flavor_name: str
-    checkpoint: Checkpoint
-    gpu_type: str
-    gpu_count: int
+    deployment: Deployment  # what its replicas should run
     region: str
     scaling: Scaling
-    serving: Serving
     routing_key: str
     created_at: datetime
     updated_at: datetime
@@ -175,7 +123,9 @@ class Endpoint:
     status: Status = Status(EndpointState.QUEUED, WAITING_TO_BE_PLACED)
     replicas: tuple[Replica, ...] = ()
     ever_ready: bool = False
-    failures: tuple[Failure, ...] = ()  # in a row
+    failures: tuple[Failure, ...] = ()  # in a row, of what is being placed
+    rollout: Rollout | None = None
+    deployments: int = 1  # numbers given out so far
 
     @property
     def etag(self) -> str:
@@ -193,16 +143,58 @@ class Endpoint:
         return self.scaling.min_replicas if self.enabled and not self.ended else 0
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """What it should serve."""
+        return self.deployment.checkpoint
+
+    @property
+    def gpu_type(self) -> str:
+        """The kind of GPU that it should have."""
+        return self.deployment.gpu_type
+
+    @property
+    def gpu_count(self) -> int:
+        """How many GPUs each of its replicas should have."""
+        return self.deployment.gpu_count
+
+    @property
+    def serving(self) -> Serving:
+        """How its model should be served."""
+        return self.deployment.serving
+
+    @property
+    def placing(self) -> Deployment:
+        """What the next replica runs: after a failed rollout, what was there before."""
+        if self.rollout is not None and self.rollout.failure:
+            return self.rollout.previous
+        return self.deployment
+
+    def current(self, replica: Replica) -> bool:
+        """Tell whether a replica may stay, and is not one that is to be replaced."""
+        if replica.leaving:
+            return False
+        number = replica.deployment.number
+        # A rollout that failed takes nothing away that serves.
+        return number == self.placing.number or (
+            number == self.deployment.number and replica.routable
+        )
+
+    @property
     def missing(self) -> int:
-        """How many replicas still have to be placed."""
-        if not self.checkpoint.digest:
+        """How many replicas are to be placed now.
+
+        Replacements come one at a time: one more replica than wanted, until it is ready.
+        """
+        if not self.placing.checkpoint.digest:
             return 0
-        return max(0, self.wanted - sum(replica.live for replica in self.replicas))
+        live = [replica for replica in self.replicas if replica.live]
+        gap = self.wanted - sum(map(self.current, live))
+        return max(0, min(gap, self.wanted + SURGE - len(live)))
 
     @property
     def ready(self) -> int:
         """How many replicas are ready."""
-        return sum(replica.state is ReplicaState.READY for replica in self.replicas)
+        return sum(replica.ready for replica in self.replicas)
 
     @property
     def retry_at(self) -> datetime | None:
@@ -231,7 +223,8 @@ def evolve(state: Endpoint | None, event: EndpointEvent, at: datetime) -> Endpoi
     state = replace(state, updated_at=at, revision=state.revision + 1)
     match event:
         case pb.EndpointCheckpointReady():
-            return replace(state, checkpoint=_checkpoint(event.checkpoint))
+            checkpoint = _checkpoint(event.checkpoint)
+            return replace(state, deployment=replace(state.deployment, checkpoint=checkpoint))
         case pb.EndpointQueued():
             return replace(state, status=Status(EndpointState.QUEUED, event.reason))
         case pb.EndpointProvisioning():
@@ -247,13 +240,22 @@ def evolve(state: Endpoint | None, event: EndpointEvent, at: datetime) -> Endpoi
         case (
             pb.EndpointRenamed()
             | pb.EndpointScaled()
+            | pb.EndpointRedeployed()
+            | pb.EndpointRolledBack()
             | pb.EndpointStopping()
             | pb.EndpointRestarted()
             | pb.EndpointTerminated()
         ):
             return _respecified(replace(state, version=state.version + 1), event, at)
+        case pb.EndpointRolledOut():
+            return replace(state, rollout=None)
+        case pb.EndpointRolloutFailed():
+            assert state.rollout is not None, "what fails has begun"
+            rollout = replace(state.rollout, failure=f"{event.code}: {event.reason}")
+            return replace(state, rollout=rollout, failures=())
         case pb.ReplicaPlaced():
-            return replace(state, replicas=(*_shown(state, at), _placed(event, at)))
+            replica = placed(event, _deployment(state, event.deployment or 1), at)
+            return replace(state, replicas=(*_shown(state, at), replica))
         case _:
             return _replica_changed(state, event, at)
 
@@ -266,14 +268,9 @@ def _created(event: pb.EndpointCreated, at: datetime) -> Endpoint:
         description=event.description,
         model_name=event.model_name,
         flavor_name=event.flavor_name,
-        checkpoint=_checkpoint(event.checkpoint),
-        gpu_type=event.gpu_type,
-        gpu_count=event.gpu_count,
+        deployment=_specified(event, number=1),
         region=event.region,
         scaling=Scaling(event.scaling.min_replicas, event.scaling.max_replicas),
-        serving=Serving(
-            event.serving.max_context, event.serving.precision, event.serving.quantization
-        ),
         routing_key=event.routing_key,
         created_at=at,
         updated_at=at,
@@ -287,6 +284,8 @@ def _respecified(
     event: (
         pb.EndpointRenamed
         | pb.EndpointScaled
+        | pb.EndpointRedeployed
+        | pb.EndpointRolledBack
         | pb.EndpointStopping
         | pb.EndpointRestarted
         | pb.EndpointTerminated
@@ -303,6 +302,11 @@ def _respecified(
             grown = state.missing == 0 and scaling.min_replicas > state.scaling.min_replicas
             arrived_at = at if grown else state.arrived_at
             return replace(state, scaling=scaling, arrived_at=arrived_at)
+        case pb.EndpointRedeployed():
+            return _redeployed(state, event, at)
+        case pb.EndpointRolledBack():
+            assert state.rollout is not None, "only a rollout is rolled back"
+            return _deploying(replace(state, rollout=None), state.rollout.previous, at)
         case pb.EndpointStopping():
             return replace(state, enabled=False, status=Status(EndpointState.STOPPING))
         case pb.EndpointRestarted():
@@ -314,29 +318,37 @@ def _respecified(
             assert_never(event)
 
 
-_ReplicaEvent: TypeAlias = (
-    pb.ReplicaFetching
-    | pb.ReplicaBuilding
-    | pb.ReplicaLoading
-    | pb.ReplicaReady
-    | pb.ReplicaDraining
-    | pb.ReplicaStopped
-    | pb.ReplicaFailed
-    | pb.ReplicaLost
-    | pb.ReplicaFound
-)
+def _redeployed(state: Endpoint, event: pb.EndpointRedeployed, at: datetime) -> Endpoint:
+    """Fold a new deployment; while something serves, that is what it falls back to."""
+    previous = state.rollout.previous if state.rollout else state.deployment
+    serves = state.rollout is not None or any(replica.routable for replica in state.replicas)
+    strategy = Strategy(event.strategy or Strategy.SURGE)
+    state = replace(
+        state,
+        rollout=Rollout(previous, strategy, at) if serves else None,
+        deployments=event.deployment,
+    )
+    return _deploying(state, _specified(event, event.deployment), at)
 
 
-def _replica_changed(state: Endpoint, event: _ReplicaEvent, at: datetime) -> Endpoint:
+def _deploying(state: Endpoint, deployment: Deployment, at: datetime) -> Endpoint:
+    """Fold what is to run; whoever waits already keeps its place, unless in another queue."""
+    waits = state.missing > 0 and state.placing.gpu_type == deployment.gpu_type
+    arrived_at = state.arrived_at if waits else at
+    return replace(state, deployment=deployment, failures=(), arrived_at=arrived_at)
+
+
+def _replica_changed(state: Endpoint, event: ReplicaEvent, at: datetime) -> Endpoint:
     old = state.replica(event.replica_id)
     assert old is not None, "an endpoint's stream places a replica before it changes it"
-    new = _evolve_replica(old, event, at)
+    new = evolve_replica(old, event, at)
     state = replace(
         state,
         replicas=tuple(new if item is old else item for item in _shown(state, at)),
         ever_ready=state.ever_ready or new.ready_at is not None,
     )
-    if isinstance(event, pb.ReplicaFailed) and old.state is not ReplicaState.DRAINING:
+    counts = old.deployment.number == state.placing.number and not old.leaving
+    if isinstance(event, pb.ReplicaFailed) and old.state is not ReplicaState.DRAINING and counts:
         early = failure.is_early(old.ready_at, new.changed_at)
         failed = Failure(
             old.placed_at, new.changed_at, old.node_id, event.code, event.reason, early
@@ -345,42 +357,22 @@ def _replica_changed(state: Endpoint, event: _ReplicaEvent, at: datetime) -> End
     return state
 
 
-def _evolve_replica(old: Replica, event: _ReplicaEvent, at: datetime) -> Replica:
-    effective_at = event.effective_at.ToDatetime(tzinfo=UTC)
-    replica = replace(old, changed_at=effective_at)
-    match event:
-        case pb.ReplicaFetching():
-            return replace(replica, state=ReplicaState.FETCHING)
-        case pb.ReplicaBuilding():
-            return replace(replica, state=ReplicaState.BUILDING)
-        case pb.ReplicaLoading():
-            return replace(replica, state=ReplicaState.LOADING)
-        case pb.ReplicaReady():
-            return replace(
-                replica,
-                state=ReplicaState.READY,
-                ready_at=effective_at,
-                engine_digest=event.engine_digest,
-                engine_backend=event.engine_backend,
-                url=event.url,
-            )
-        case pb.ReplicaDraining():
-            return replace(replica, state=ReplicaState.DRAINING, reason=event.reason)
-        case pb.ReplicaStopped():
-            return replace(replica, state=ReplicaState.STOPPED, ended_at=at)
-        case pb.ReplicaFailed():
-            reason = f"{event.code}: {event.reason}"
-            return replace(replica, state=ReplicaState.FAILED, reason=reason, ended_at=at)
-        case pb.ReplicaLost():
-            return replace(replica, state=ReplicaState.LOST)
-        case pb.ReplicaFound():
-            return replace(replica, state=ReplicaState.READY)
-        case _:
-            assert_never(event)
+def _specified(event: pb.EndpointCreated | pb.EndpointRedeployed, number: int) -> Deployment:
+    serving = event.serving
+    return Deployment(
+        number,
+        _checkpoint(event.checkpoint),
+        event.gpu_type,
+        event.gpu_count,
+        Serving(serving.max_context, serving.precision, serving.quantization),
+    )
 
 
-def _placed(event: pb.ReplicaPlaced, at: datetime) -> Replica:
-    return Replica(event.replica_id, event.node_id, tuple(event.gpus), event.capacity, at, at)
+def _deployment(state: Endpoint, number: int) -> Deployment:
+    if state.rollout is not None and state.rollout.previous.number == number:
+        return state.rollout.previous
+    assert state.deployment.number == number, "what is placed is the present or the one before"
+    return state.deployment
 
 
 def _checkpoint(served: pb.ServedCheckpoint) -> Checkpoint:

@@ -71,6 +71,13 @@ class ExceedsFleetError(DomainError):
     reason = "EXCEEDS_FLEET"
 
 
+class NothingToRollBackError(DomainError):
+    """There is no rollout."""
+
+    kind = Kind.REFUSED
+    reason = "NOTHING_TO_ROLL_BACK"
+
+
 class RoutingKeyTakenError(DomainError):
     """Another endpoint has this routing key; draw another one."""
 

@@ -42,7 +42,7 @@ def census(view: View, endpoint: Endpoint, preferences: Preferences, room: Room)
     """Count the nodes that are left for an endpoint after each filter."""
     offers = view.offers()
     in_region = [offer for offer in offers if offer.region == endpoint.region]
-    of_type = [offer for offer in in_region if offer.gpu_type == endpoint.gpu_type]
+    of_type = [offer for offer in in_region if offer.gpu_type == endpoint.placing.gpu_type]
     gpu_count, backends = preferences.gpu_count, preferences.backends
     free = room.count(backends, gpu_count)
     kept = room.nomination
@@ -64,16 +64,16 @@ def census(view: View, endpoint: Endpoint, preferences: Preferences, room: Room)
 
 def why_waiting(endpoint: Endpoint, preferences: Preferences, room: Room) -> str:
     """Return what an endpoint waits for; it stays the same while it waits for the same."""
-    where = f"{endpoint.gpu_type} node in {endpoint.region}"
+    where = f"{endpoint.placing.gpu_type} node in {endpoint.region}"
     if not room.count():
         return f"waiting for a {where}: none is heard"
     if not room.count(preferences.backends):
         return (
             f"waiting for a {where} with the back end {' or '.join(sorted(preferences.backends))}"
         )
-    if endpoint.gpu_count == 1:
+    if preferences.gpu_count == 1:
         return f"waiting for a free GPU on a {where}"
-    return f"waiting for {endpoint.gpu_count} free GPUs on one {where}"
+    return f"waiting for {preferences.gpu_count} free GPUs on one {where}"
 
 
 def what_is_missing(view: View, endpoint: Endpoint, now: datetime) -> str:

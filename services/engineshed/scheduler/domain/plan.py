@@ -35,6 +35,7 @@ class Assign:
 
     endpoint_id: str
     spots: tuple[Spot, ...]
+    deployment: int  # the number of what is to run there
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def _plan_queue(view: View, key: QueueKey, policy: Policy, now: datetime) -> lis
         size = (preferences.backends, preferences.gpu_count)
         spots = [] if size in too_much else _spots(view, endpoint, preferences, room, policy)
         if spots:
-            decisions.append(Assign(endpoint.endpoint_id, tuple(spots)))
+            decisions.append(Assign(endpoint.endpoint_id, tuple(spots), endpoint.placing.number))
         if len(spots) == endpoint.missing:
             continue
         if room.nomination is None:
@@ -99,7 +100,7 @@ def _spots(
             rejected=census(view, endpoint, preferences, room).rejected(),
         )
         node_id = candidates[0].node_id
-        spots.append(Spot(node_id, room.take(node_id, endpoint.gpu_count), why))
+        spots.append(Spot(node_id, room.take(node_id, preferences.gpu_count), why))
         preferences.place(node_id)
     return spots
 

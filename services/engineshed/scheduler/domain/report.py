@@ -10,14 +10,9 @@ from typing import Final, TypeAlias
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain import failure
-from engineshed.scheduler.domain.commands import Lose, Report
-from engineshed.scheduler.domain.endpoint import (
-    Endpoint,
-    EndpointEvent,
-    Replica,
-    ReplicaState,
-    evolve,
-)
+from engineshed.scheduler.domain.commands import Leave, Lose, Report
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, evolve
+from engineshed.scheduler.domain.replica import Replica, ReplicaState
 
 # What an agent stopped without being asked was stopped by its host.
 STOPPED_BY_HOST: Final = "STOPPED_BY_HOST"
@@ -63,6 +58,22 @@ def lost(state: Endpoint, command: Lose, now: datetime) -> list[EndpointEvent]:
     return events
 
 
+def leaving(state: Endpoint, command: Leave, now: datetime) -> list[EndpointEvent]:
+    """Return which replicas are to be replaced from now on."""
+    events: list[EndpointEvent] = []
+    for replica in state.replicas:
+        going = not replica.ended and replica.state is not ReplicaState.DRAINING
+        if going and not replica.leaving and replica.replica_id in command.replica_ids:
+            event = pb.ReplicaLeaving(
+                endpoint_id=state.endpoint_id,
+                replica_id=replica.replica_id,
+                reason=command.reason,
+            )
+            event.effective_at.FromDatetime(_effective(replica, now, now))
+            events.append(event)
+    return events
+
+
 def _ready(state: Endpoint, replica: Replica, report: Report, now: datetime) -> list[EndpointEvent]:
     if not _further(replica, ReplicaState.READY):
         return []
@@ -100,25 +111,46 @@ def _ended(state: Endpoint, replica: Replica, report: Report, now: datetime) -> 
     return [failed, given_up] if given_up else [failed]
 
 
-def _verdict(state: Endpoint, event: pb.ReplicaFailed) -> pb.EndpointFailed | None:
-    """Return why the endpoint has to be given up after `event`, which is folded in already.
+def _verdict(
+    state: Endpoint, event: pb.ReplicaFailed
+) -> pb.EndpointFailed | pb.EndpointRolloutFailed | None:
+    """Return what has to be given up after `event`, which is folded in already: why.
 
-    An endpoint that may still serve by another replica never is.
+    That is the rollout, if there is one; an endpoint that may still serve by another replica never
+    is.
     """
     if state.wanted == 0 or event.code in failure.HOST_CODES:
         return None
+    if state.rollout is not None and not state.rollout.failure:
+        return _failed_rollout(state, event)
     if any(replica.routable for replica in state.replicas):
         return None
-    failed = pb.EndpointFailed(endpoint_id=state.endpoint_id, code=event.code, reason=event.reason)
+    why = _why_given_up(state, event)
+    return why and pb.EndpointFailed(endpoint_id=state.endpoint_id, code=why[0], reason=why[1])
+
+
+def _failed_rollout(state: Endpoint, event: pb.ReplicaFailed) -> pb.EndpointRolloutFailed | None:
+    replica = state.replica(event.replica_id)
+    if replica is None or replica.deployment != state.deployment:
+        return None  # what is being replaced fails: that tells nothing of what replaces it
+    why = _why_given_up(state, event)
+    return why and pb.EndpointRolloutFailed(
+        endpoint_id=state.endpoint_id,
+        deployment=state.deployment.number,
+        code=why[0],
+        reason=why[1],
+    )
+
+
+def _why_given_up(state: Endpoint, event: pb.ReplicaFailed) -> tuple[str, str] | None:
+    """Return code and reason when another try would end the same; else None."""
     if not event.retryable:
-        return failed
+        return event.code, event.reason
     if failure.is_crash_loop(state.failures):
-        failed.code = failure.CRASH_LOOP
-        failed.reason = (
+        return failure.CRASH_LOOP, (
             f"{failure.CRASHES} replicas in a row failed within ten minutes; "
             f"the last one by {event.code}: {event.reason}"
         )
-        return failed
     return None
 
 

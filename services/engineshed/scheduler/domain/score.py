@@ -41,8 +41,8 @@ class Preferences:
     """What one endpoint needs of nodes and has against them; its new placements add to it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.gpu_count = endpoint.gpu_count
-        self.backends = fitting(endpoint.serving)
+        self.gpu_count = endpoint.placing.gpu_count
+        self.backends = fitting(endpoint.placing.serving)
         self._own = Counter(replica.node_id for replica in endpoint.occupying())
         self._failures = Counter(failure.node_id for failure in endpoint.failures)
 

@@ -14,15 +14,10 @@ from typing import NamedTuple, cast
 from engineshed.scheduler.domain import endpoint as endpoints
 from engineshed.scheduler.domain import node as nodes
 from engineshed.scheduler.domain.admission import Offer
-from engineshed.scheduler.domain.endpoint import (
-    Endpoint,
-    EndpointEvent,
-    EndpointState,
-    Replica,
-    ReplicaState,
-)
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, EndpointState
 from engineshed.scheduler.domain.node import Node, NodeEvent, NodeState
 from engineshed.scheduler.domain.pool import Kind, Pool
+from engineshed.scheduler.domain.replica import Replica, ReplicaState
 
 
 class QueueKey(NamedTuple):
@@ -208,6 +203,8 @@ class View:
                 self._index_replica(new, replica)
                 self._index_releasing(was, replica)
         self._index_waiting(old, new)
+        if old and old.checkpoint.checkpoint_id != new.checkpoint.checkpoint_id:
+            self._note(self._awaiting, old, waits=False)
         self._note(self._awaiting, new, waits=not new.checkpoint.digest and not new.ended)
         if new.status.state is EndpointState.TERMINATED and not new.holds_gpus:
             self._finished.add(new.endpoint_id)
@@ -241,19 +238,18 @@ class View:
             self.changes.queues.add(QueueKey(kind.region, kind.gpu_type))
 
     def _index_waiting(self, old: Endpoint | None, new: Endpoint) -> None:
-        key = queue_key(new)
-        was = (old.arrived_at, old.endpoint_id) if old and old.missing else None
-        now = (new.arrived_at, new.endpoint_id) if new.missing else None
-        if was != now:
-            queue = self._queues.setdefault(key, [])
-            if was:
-                del queue[bisect_left(queue, was)]
-            if now:
-                insort(queue, now)
+        was = (queue_key(old), (old.arrived_at, old.endpoint_id)) if old and old.missing else None
+        now = (queue_key(new), (new.arrived_at, new.endpoint_id)) if new.missing else None
+        if was and was != now:
+            key, place = was
+            queue = self._queues[key]
+            del queue[bisect_left(queue, place)]
             if not queue:
                 del self._queues[key]
-        if was or now:
-            self.changes.queues.add(key)
+        if now and was != now:
+            key, place = now
+            insort(self._queues.setdefault(key, []), place)
+        self.changes.queues.update(key for key, _ in filter(None, (was, now)))
         if new.missing and new.retry_at:
             self._retries[new.endpoint_id] = new.retry_at
         else:
@@ -304,7 +300,7 @@ class View:
 
 def queue_key(endpoint: Endpoint) -> QueueKey:
     """Return the queue that an endpoint waits in."""
-    return QueueKey(endpoint.region, endpoint.gpu_type)
+    return QueueKey(endpoint.region, endpoint.placing.gpu_type)
 
 
 def kind_of(node: Node) -> Kind:
