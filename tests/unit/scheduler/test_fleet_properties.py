@@ -9,12 +9,22 @@ from tests.unit.scheduler.world import REGISTERED, REGISTERING, World
 
 from engineshed.errors import DomainError
 from engineshed.scheduler.domain.backends import can_serve
-from engineshed.scheduler.domain.commands import Command, Delete, Restart, Stop, Update
+from engineshed.scheduler.domain.commands import (
+    Command,
+    Delete,
+    Leave,
+    Redeployment,
+    Restart,
+    Rollback,
+    Stop,
+    Update,
+)
 from engineshed.scheduler.domain.consequences import waits
-from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState
+from engineshed.scheduler.domain.endpoint import SURGE, Endpoint, EndpointState, Strategy
+from engineshed.scheduler.domain.errors import NothingToRollBackError
 from engineshed.scheduler.domain.node import Node, NodeState
 from engineshed.scheduler.domain.plan import Decision, plan
-from engineshed.scheduler.domain.replica import Replica, ReplicaState
+from engineshed.scheduler.domain.replica import Checkpoint, Replica, ReplicaState
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import Changes, QueueKey, View, queue_key
 
@@ -22,6 +32,15 @@ E = EndpointState
 S = ReplicaState
 
 index = st.integers(0, 7)
+
+_REDEPLOYMENTS = (
+    Redeployment(checkpoint=Checkpoint("ckpt_2", "sha256:2", "checkpoints/ckpt_2")),
+    Redeployment(checkpoint=REGISTERED),
+    Redeployment(gpu_count=2, strategy=Strategy.RECREATE),
+    Redeployment(gpu_count=1, gpu_type="h100-sxm"),
+    Redeployment(gpu_type="cpu"),
+    Redeployment(max_context=512),
+)
 
 
 class Fleet(RuleBasedStateMachine):
@@ -76,6 +95,39 @@ class Fleet(RuleBasedStateMachine):
         except DomainError:
             assert endpoint.ended, "only what can never serve again refuses these"
 
+    @precondition(lambda self: self.world.view.endpoints)
+    @rule(
+        index=index,
+        command=st.sampled_from(
+            [
+                *(Update(redeployment=one) for one in _REDEPLOYMENTS),
+                Rollback(),
+            ]
+        ),
+    )
+    def owner_redeploys(self, index: int, command: Update | Rollback) -> None:
+        endpoints = list(self.world.view.endpoints.values())
+        before = endpoints[index % len(endpoints)]
+        try:
+            self.world.tell(before.endpoint_id, command)
+        except NothingToRollBackError:
+            assert before.rollout is None
+            return
+        except DomainError:
+            assert before.ended
+            return
+        after = self.world.endpoint(before.endpoint_id)
+        if after.rollout is None or after.rollout.strategy is Strategy.SURGE:
+            assert after.ready >= min(before.ready, before.wanted), "what serves goes on serving"
+
+    @precondition(lambda self: self.occupying())
+    @rule(index=index)
+    def replica_is_to_leave(self, index: int) -> None:
+        endpoint, replica = self.pick(index)
+        self.world.tell(endpoint.endpoint_id, Leave((replica.replica_id,), "its node drains"))
+        after = self.world.endpoint(endpoint.endpoint_id)
+        assert after.ready >= min(endpoint.ready, endpoint.wanted), "it serves until replaced"
+
     @precondition(lambda self: self.occupying())
     @rule(
         index=index,
@@ -108,6 +160,8 @@ class Fleet(RuleBasedStateMachine):
         after = self.world.endpoint(endpoint.endpoint_id)
         assert healthy <= {one.replica_id for one in after.replicas if one.routable}
         assert not (healthy and after.status.state is E.FAILED)
+        if endpoint.rollout and replica.deployment == endpoint.deployment:
+            assert after.status.state is not E.FAILED, "a rollout fails before its endpoint does"
 
     @rule()
     def agents_finish_draining(self) -> None:
@@ -156,7 +210,19 @@ class Fleet(RuleBasedStateMachine):
     @invariant()
     def nothing_surplus_runs(self) -> None:
         for endpoint in self.world.view.endpoints.values():
-            assert sum(replica.live for replica in endpoint.replicas) <= endpoint.wanted
+            live = [replica for replica in endpoint.replicas if replica.live]
+            assert sum(map(endpoint.current, live)) <= endpoint.wanted
+            assert len(live) <= endpoint.wanted + SURGE * bool(endpoint.wanted)
+
+    @invariant()
+    def rollouts_end(self) -> None:
+        """Where all that is wanted serves, nothing is left to replace."""
+        for endpoint in self.world.view.endpoints.values():
+            current = [one for one in endpoint.replicas if endpoint.current(one) and one.ready]
+            if endpoint.wanted and len(current) >= endpoint.wanted:
+                assert not [one for one in endpoint.replicas if one.live and one not in current]
+                if not any(one not in current for one in endpoint.occupying()):
+                    assert endpoint.rollout is None or endpoint.rollout.failure
 
     @invariant()
     def the_indexes_are_those_of_the_log(self) -> None:
@@ -223,8 +289,8 @@ class Fleet(RuleBasedStateMachine):
         return (
             node.state is NodeState.JOINED
             and queue_key(endpoint) == (inventory.region, inventory.gpu_type)
-            and can_serve(inventory.backends, endpoint.serving)
-            and inventory.gpu_count - len(taken) >= endpoint.gpu_count
+            and can_serve(inventory.backends, endpoint.placing.serving)
+            and inventory.gpu_count - len(taken) >= endpoint.placing.gpu_count
         )
 
 
