@@ -36,6 +36,7 @@ from engineshed.scheduler.metrics import FleetMetrics, LeaderMetrics
 from engineshed.scheduler.node_service import NodeServicer
 from engineshed.scheduler.nodes import Nodes
 from engineshed.scheduler.observations import Observations
+from engineshed.scheduler.purge import Purge
 from engineshed.scheduler.reconciler import Reconciler
 from engineshed.scheduler.replica_secrets import ReplicaSecrets
 from engineshed.scheduler.routes import Routes
@@ -145,9 +146,10 @@ async def _lead(
         journal, endpoints, catalog, bus, poll_s=settings.checkpoint_poll_s
     )
     creation = Creation(journal, endpoints, catalog, most_gpus=settings.most_gpus)
+    purge = Purge(journal, endpoints, settings.purge_stopped_after)
     server.add(
         add_EndpointServiceServicer_to_server,
-        EndpointServicer(journal, endpoints, creation, agents),
+        EndpointServicer(journal, endpoints, creation, agents, purge),
     )
     server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, agents))
     observations = Observations(journal, agents, endpoints, nodes)
@@ -171,6 +173,7 @@ async def _lead(
                 "checkpoint events": awaited.listen(),
                 "holds": Holds(journal, catalog).run(),
                 "heard times": heard.run(),
+                "purge": purge.run(),
             },
         )
     finally:

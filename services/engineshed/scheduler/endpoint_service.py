@@ -29,6 +29,7 @@ from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import EndpointNotFoundError
 from engineshed.scheduler.endpoints import Endpoints, read_answer
 from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.purge import Purge
 from engineshed.scheduler.rendering import endpoint_message
 from engineshed.scheduler.updates import read_update
 
@@ -37,12 +38,18 @@ class EndpointServicer(EndpointServiceServicer):
     """Interceptors validate the request and give errors their status before and after this."""
 
     def __init__(
-        self, journal: Journal, endpoints: Endpoints, creation: Creation, agents: Agents
+        self,
+        journal: Journal,
+        endpoints: Endpoints,
+        creation: Creation,
+        agents: Agents,
+        purge: Purge,
     ) -> None:
         self._journal = journal
         self._endpoints = endpoints
         self._creation = creation
         self._agents = agents
+        self._purge = purge
 
     async def CreateEndpoint(
         self, request: pb.CreateEndpointRequest, context: ServicerContext[Any, Any]
@@ -164,7 +171,13 @@ class EndpointServicer(EndpointServiceServicer):
         return endpoint_message(endpoint, endpoint.updated_at)
 
     def _shown(self, endpoint: Endpoint) -> pb.Endpoint:
-        return endpoint_message(endpoint, utc_now(), view=self._journal.view, agents=self._agents)
+        return endpoint_message(
+            endpoint,
+            utc_now(),
+            view=self._journal.view,
+            agents=self._agents,
+            purged_at=self._purge.at(endpoint.endpoint_id),
+        )
 
 
 def _require_owner(endpoint_id: str, endpoint: Endpoint | None, principal: Principal) -> Endpoint:

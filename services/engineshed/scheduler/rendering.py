@@ -16,7 +16,12 @@ _BUSY = (ReplicaState.FETCHING, ReplicaState.BUILDING, ReplicaState.LOADING)
 
 
 def endpoint_message(
-    endpoint: Endpoint, now: datetime, *, view: View | None = None, agents: Agents | None = None
+    endpoint: Endpoint,
+    now: datetime,
+    *,
+    view: View | None = None,
+    agents: Agents | None = None,
+    purged_at: datetime | None = None,
 ) -> api.Endpoint:
     """Return an endpoint as it is at `now`.
 
@@ -25,11 +30,14 @@ def endpoint_message(
         now: the present moment, or the one that the state is of.
         view: tells its place in the queue and what it misses; without it, a past state is shown.
         agents: tell how far its replicas are; without them, a past state is shown.
+        purged_at: when it will be terminated if it stays stopped; None: never.
 
     """
     status = endpoint.status
     queued = view is not None and status.state is EndpointState.QUEUED
     reason = status.reason or (what_is_missing(view, endpoint, now) if view else "")
+    if purged_at is not None:
+        reason = f"will be purged at {purged_at:%Y-%m-%dT%H:%M:%SZ} unless it is restarted"
     return api.Endpoint(
         endpoint_id=endpoint.endpoint_id,
         org_id=endpoint.org_id,

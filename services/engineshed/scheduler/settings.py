@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from engineshed.eventstore.settings import StoreSettings
 
@@ -29,8 +29,27 @@ class SchedulerSettings(StoreSettings):
     checkpoint_poll_s: float = Field(
         default=3.0, gt=0, description="Seconds between two questions after awaited checkpoints."
     )
+    purge_stopped_after: timedelta = Field(
+        default=timedelta(days=14),
+        ge=timedelta(0),
+        description='How long an endpoint may be stopped until it is terminated, e.g. "14d", '
+        '"36:00:00" or a number of seconds; 0: for ever.',
+    )
+
+    @field_validator("purge_stopped_after", mode="before")
+    @classmethod
+    def _read_seconds(cls, value: object) -> object:
+        return float(value) if isinstance(value, str) and _is_number(value) else value
 
     @property
     def drain_timeout(self) -> timedelta:
         """How long draining may take."""
         return timedelta(seconds=self.drain_timeout_s)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -77,6 +77,7 @@ class Delete:
     """Terminate it for good."""
 
     etag: str = ""
+    reason: str = ""  # why; "": somebody asked for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,7 +237,7 @@ def _delete(state: Endpoint, command: Delete) -> Sequence[EndpointEvent]:
     if state.status.state is EndpointState.TERMINATED:
         return []
     _require_etag(state, command.etag)
-    return [pb.EndpointTerminated(endpoint_id=state.endpoint_id)]
+    return [pb.EndpointTerminated(endpoint_id=state.endpoint_id, reason=command.reason)]
 
 
 def _use_checkpoint(state: Endpoint, command: UseCheckpoint) -> Sequence[EndpointEvent]:
