@@ -24,7 +24,6 @@ from engineshed.scheduler.agents import Agents
 from engineshed.scheduler.catalog_client import Catalog
 from engineshed.scheduler.checkpoints import AwaitedCheckpoints
 from engineshed.scheduler.creation import Creation
-from engineshed.scheduler.domain.node import NodeState
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.election import candidate, elect
 from engineshed.scheduler.endpoint_service import EndpointServicer
@@ -151,7 +150,7 @@ async def _lead(
         add_EndpointServiceServicer_to_server,
         EndpointServicer(journal, endpoints, creation, agents, purge),
     )
-    server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, agents))
+    server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, nodes, agents))
     observations = Observations(journal, agents, endpoints, nodes)
     server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
     server.add(add_EventServiceServicer_to_server, EventServicer(store))
@@ -182,11 +181,11 @@ async def _lead(
 
 
 async def _expected_agents(journal: Journal) -> Agents:
-    """Give every joined node a fresh lease: the leader before us may have been away for long."""
+    """Give every heard node a fresh lease: the leader before us may have been away for long."""
     agents = Agents(journal.term)
     heard = await heard_times(journal.store)
     for node_id, node in journal.view.nodes.items():
-        if node.state is NodeState.JOINED:
+        if node.heard:
             agents.expect(node_id, heard.get(node_id, utc_now()))
     return agents
 

@@ -37,6 +37,10 @@ ACCESS: Final[Mapping[str, Access]] = dict(
             GetNode=_scope(_OPERATOR, "gateway"),
             ListNodes=_scope(_OPERATOR, "gateway"),
         ),
+            CordonNode=_scope(_OPERATOR),
+            UncordonNode=_scope(_OPERATOR),
+            DrainNode=_scope(_OPERATOR),
+            RemoveNode=_scope(_OPERATOR),
         *_service("agent.v1.AgentService", Connect=Access(None, frozenset({"agent"}))),
         *_service(
             "events.v1.EventService", ReadEvents=_scope(_READ, "catalog", "gateway", "ledger")

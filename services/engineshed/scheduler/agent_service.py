@@ -16,7 +16,7 @@ from engineshed.eventstore import NotLeaderError
 from engineshed.rpc import current_call
 from engineshed.runtime.tls import node_name
 from engineshed.scheduler.agents import Agents, NodeTakenError, Session
-from engineshed.scheduler.domain.node import Node, NodeState
+from engineshed.scheduler.domain.node import Node
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.observations import Observations
 
@@ -61,7 +61,7 @@ class AgentServicer(AgentServiceServicer):
     def _connect(self, hello: pb.Hello) -> Session:
         node = self._journal.view.nodes.get(hello.node_id)
         check_host(current_call().certified, hello.inventory.hostname, node)
-        lost = node is not None and node.state is NodeState.LOST
+        lost = node is not None and not node.heard
         try:
             return self._agents.connect(hello.node_id, hello.boot_id, lost=lost)
         except NodeTakenError:

@@ -30,6 +30,13 @@ class SupersededError(DomainError):
     reason = "SUPERSEDED"
 
 
+class NodeRemovedError(DomainError):
+    """The node was taken out; when its agent connects again, it joins again."""
+
+    kind = Kind.CONFLICT
+    reason = "NODE_REMOVED"
+
+
 class NodeTakenError(DomainError):
     """Another host is connected as this node, and is heard."""
 
@@ -143,7 +150,7 @@ class Agents:
         Args:
             node_id: the node.
             boot_id: the boot of its host.
-            lost: whether the node's lease has run out.
+            lost: whether the node's lease has run out, or it has left.
 
         Raises:
             NodeTakenError: the one before it is another host's, and that one is heard. Two hosts
@@ -173,6 +180,14 @@ class Agents:
         if presence.session is session:
             presence.session = None
 
+    def dismiss(self, node_id: str) -> None:
+        """End the connection of a node that has left, and forget what it said."""
+        presence = self._nodes.get(node_id)
+        if presence is None or presence.session is None:
+            return
+        self._nodes[node_id] = _Presence(presence.heard, presence.heard_at)
+        presence.session.end(NodeRemovedError(f"{node_id} was removed", node_id=node_id))
+
     def end_all(self) -> None:
         """End all connections; agents connect to whoever leads next."""
         for presence in self._nodes.values():
@@ -180,7 +195,7 @@ class Agents:
                 presence.session.end()
 
     def is_current(self, session: Session) -> bool:
-        """Tell whether no other connection of the node has begun since."""
+        """Tell whether no other connection of the node has begun since, and it has not left."""
         return self._nodes[session.node_id].session is session
 
     def hear(self, node_id: str) -> _Presence:

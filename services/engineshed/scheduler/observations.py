@@ -73,7 +73,8 @@ class Observations:
         view.note_report(node_id, self._foreign_gpus(node_id, status))
         self._journal.changed.set()
         await together(self._endpoints.act(one, report) for one, report in reports)
-        self._agents.note_recorded(node_id)
+        if self._agents.is_current(session):
+            self._agents.note_recorded(node_id)
 
     def _reports(
         self, node_id: str, status: NodeStatus, now: datetime

@@ -17,10 +17,12 @@ from engineshed.errors import DomainError, Kind
 from engineshed.eventstore import NotLeaderError
 from engineshed.runtime import utc_now
 from engineshed.scheduler.agents import Agents
-from engineshed.scheduler.domain.commands import Lose, Place, Placement, Wait
+from engineshed.scheduler.domain.commands import Leave, Lose, Place, Placement, Report, Wait
 from engineshed.scheduler.domain.desired import SecretOf, desired_replicas
+from engineshed.scheduler.domain.failure import NODE_REMOVED
 from engineshed.scheduler.domain.node import Miss, NodeState
 from engineshed.scheduler.domain.plan import Assign, Decision, plan
+from engineshed.scheduler.domain.replica import ReplicaState
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import Changes
 from engineshed.scheduler.endpoints import Endpoints
@@ -34,6 +36,10 @@ _TURN_S: Final = 0.5
 
 # Seconds from one look at all leases to the next, however often turns are taken.
 _LEASES_S: Final = 0.25
+
+# Why replicas go, as their endpoints' owners read it.
+DRAINED: Final = "its node is being drained"
+REMOVED: Final = "its node was taken out of use"
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -97,6 +103,8 @@ class Reconciler:
     async def _decide(self) -> None:
         """Record what is to be done; what cannot be recorded now is decided anew next time."""
         await self._notice_silence()
+        await self._evacuate()
+        await self._clear()
         now = utc_now()
         self._settle()
         self._journal.view.wake_due(now)
@@ -134,8 +142,8 @@ class Reconciler:
             return
         self._leases_at = clock + _LEASES_S
         nodes = self._journal.view.nodes
-        joined = [one for one, node in nodes.items() if node.state is NodeState.JOINED]
-        for node_id, heard_at in list(self._agents.silent(joined, self._lease_s)):
+        heard = [one for one, node in nodes.items() if node.heard]
+        for node_id, heard_at in list(self._agents.silent(heard, self._lease_s)):
             log.warning("node lost", node_id=node_id, heard_at=heard_at.isoformat())
             await self._nodes.command(node_id, Miss(heard_at))
         for node in list(nodes.values()):
@@ -149,6 +157,30 @@ class Reconciler:
                 lost[endpoint.endpoint_id].append(replica.replica_id)
         commands = [(one, Lose(tuple(replicas), heard_at)) for one, replicas in lost.items()]
         await together(self._endpoints.act(one, command) for one, command in commands)
+
+    async def _evacuate(self) -> None:
+        """Let the replicas on draining nodes be replaced."""
+        leaving: defaultdict[str, list[str]] = defaultdict(list)
+        for endpoint, replica in self._journal.view.to_evacuate():
+            leaving[endpoint.endpoint_id].append(replica.replica_id)
+        commands = [(one, Leave(tuple(replicas), DRAINED)) for one, replicas in leaving.items()]
+        await together(self._endpoints.act(one, command) for one, command in commands)
+
+    async def _clear(self) -> None:
+        """End what is on nodes that have left, and then their connections."""
+        view = self._journal.view
+        for node_id in view.left_nodes:
+            at = self._agents.heard_at(node_id) or utc_now()
+            gone = [
+                (
+                    endpoint.endpoint_id,
+                    Report(replica.replica_id, ReplicaState.FAILED, at, NODE_REMOVED, REMOVED),
+                )
+                for endpoint, replica in view.replicas_on(node_id)
+            ]
+            await together(self._endpoints.act(one, report) for one, report in gone)
+            if view.nodes[node_id].state is NodeState.LEFT:  # it may have joined again meanwhile
+                self._agents.dismiss(node_id)
 
     async def _record(self, decisions: Sequence[Decision]) -> None:
         await together(self._record_one(decision) for decision in decisions)

@@ -34,6 +34,10 @@ REQUESTS = {
     f"{ENDPOINT}DeleteEndpoint": pb.DeleteEndpointRequest(endpoint_id=SOMETHING),
     f"{NODE}GetNode": nodes.GetNodeRequest(node_id=ids.new(ids.NODE)),
     f"{NODE}ListNodes": nodes.ListNodesRequest(),
+    f"{NODE}CordonNode": nodes.CordonNodeRequest(node_id=ids.new(ids.NODE)),
+    f"{NODE}UncordonNode": nodes.UncordonNodeRequest(node_id=ids.new(ids.NODE)),
+    f"{NODE}DrainNode": nodes.DrainNodeRequest(node_id=ids.new(ids.NODE)),
+    f"{NODE}RemoveNode": nodes.RemoveNodeRequest(node_id=ids.new(ids.NODE)),
     EVENTS: ReadEventsRequest(),
     CONNECT: ConnectRequest(),
 }

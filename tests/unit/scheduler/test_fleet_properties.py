@@ -21,8 +21,15 @@ from engineshed.scheduler.domain.commands import (
 )
 from engineshed.scheduler.domain.consequences import waits
 from engineshed.scheduler.domain.endpoint import SURGE, Endpoint, EndpointState, Strategy
-from engineshed.scheduler.domain.errors import NothingToRollBackError
-from engineshed.scheduler.domain.node import Node, NodeState
+from engineshed.scheduler.domain.errors import NothingToRollBackError, WrongNodeStateError
+from engineshed.scheduler.domain.node import (
+    Cordon,
+    Drain,
+    Node,
+    NodeCommand,
+    NodeState,
+    Uncordon,
+)
 from engineshed.scheduler.domain.plan import Decision, plan
 from engineshed.scheduler.domain.replica import Checkpoint, Replica, ReplicaState
 from engineshed.scheduler.domain.score import Policy
@@ -179,6 +186,33 @@ class Fleet(RuleBasedStateMachine):
     def node_is_heard(self, index: int) -> None:
         self.world.hear(self.node(index).node_id)
 
+    @precondition(lambda self: self.world.view.nodes)
+    @rule(index=index, command=st.sampled_from([Cordon(), Drain(), Uncordon(), Uncordon()]))
+    def operator_asks(self, index: int, command: NodeCommand) -> None:
+        node = self.node(index)
+        try:
+            self.world.order(node.node_id, command)
+        except WrongNodeStateError:
+            assert node.state is NodeState.LEFT
+
+    @precondition(lambda self: self.world.view.nodes)
+    @rule(index=index)
+    def node_is_removed(self, index: int) -> None:
+        self.world.remove(self.node(index).node_id)
+
+    @precondition(lambda self: self.world.view.nodes)
+    @rule(index=index)
+    def node_that_left_joins_again(self, index: int) -> None:
+        node = self.node(index)
+        if node.state is NodeState.LEFT:
+            offer = node.inventory
+            self.world.join(
+                offer.gpu_count,
+                gpu_type=offer.gpu_type,
+                backends=offer.backends,
+                node_id=node.node_id,
+            )
+
     @rule(seconds=st.sampled_from([1, 5, 61, 700]))
     def time_passes(self, seconds: int) -> None:
         self.world.sleep(seconds)
@@ -186,6 +220,7 @@ class Fleet(RuleBasedStateMachine):
     @rule()
     def scheduler_plans(self) -> None:
         world = self.world
+        world.evacuate()
         world.view.wake_due(world.now)
         changed = world.view.take_changes().queues
         full = plan(world.view, [*world.view.queues, *changed], Policy(), world.now)
@@ -201,6 +236,11 @@ class Fleet(RuleBasedStateMachine):
             (replica.node_id, gpu) for _, replica in self.occupying() for gpu in replica.gpus
         )
         assert all(count == 1 for count in held.values()), held
+
+    @invariant()
+    def nothing_is_on_a_node_that_has_left(self) -> None:
+        for _, replica in self.occupying():
+            assert self.world.view.nodes[replica.node_id].state is not NodeState.LEFT
 
     @invariant()
     def statuses_are_true(self) -> None:
@@ -230,7 +270,7 @@ class Fleet(RuleBasedStateMachine):
         for stream, event, at in self.world.log:
             rebuilt.apply(stream, event, at)
         for node in rebuilt.nodes.values():
-            if node.state is NodeState.JOINED:
+            if node.heard:
                 rebuilt.note_report(node.node_id)
         assert _indexes(self.world.view) == _indexes(rebuilt)
 
@@ -279,7 +319,7 @@ class Fleet(RuleBasedStateMachine):
         return nodes[index % len(nodes)]
 
     def is_heard(self, replica: Replica) -> bool:
-        return self.world.view.nodes[replica.node_id].state is NodeState.JOINED
+        return self.world.view.nodes[replica.node_id].heard
 
     def fits(self, endpoint: Endpoint, node: Node) -> bool:
         inventory = node.inventory

@@ -9,6 +9,7 @@ from engineshed.scheduler.domain import decide, node
 from engineshed.scheduler.domain.commands import (
     Command,
     Create,
+    Leave,
     Lose,
     Place,
     Placement,
@@ -16,7 +17,16 @@ from engineshed.scheduler.domain.commands import (
     Wait,
 )
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, Scaling
-from engineshed.scheduler.domain.node import Greet, Hear, Inventory, Miss, NodeState
+from engineshed.scheduler.domain.failure import NODE_REMOVED
+from engineshed.scheduler.domain.node import (
+    Greet,
+    Hear,
+    Inventory,
+    Miss,
+    NodeCommand,
+    NodeState,
+    Remove,
+)
 from engineshed.scheduler.domain.plan import Assign, Decision, plan
 from engineshed.scheduler.domain.replica import Checkpoint, Replica, ReplicaState, Serving
 from engineshed.scheduler.domain.score import Policy
@@ -160,6 +170,24 @@ class World:
     def hear(self, node_id: str) -> None:
         self.record(f"node/{node_id}", node.decide(self.view.nodes[node_id], Hear()))
         self.view.note_report(node_id)
+
+    # Operators.
+
+    def order(self, node_id: str, command: NodeCommand) -> list[node.NodeEvent]:
+        events = node.decide(self.view.nodes[node_id], command)
+        self.record(f"node/{node_id}", events)
+        return events
+
+    def evacuate(self) -> None:
+        """Let what is on draining nodes be replaced, as the reconciler does."""
+        for endpoint, replica in list(self.view.to_evacuate()):
+            self.tell(endpoint.endpoint_id, Leave((replica.replica_id,), "being drained"))
+
+    def remove(self, node_id: str) -> None:
+        """Take a node out by force, with all that follows for its replicas."""
+        self.order(node_id, Remove((), force=True))
+        for endpoint, replica in list(self.view.replicas_on(node_id)):
+            self.report(endpoint.endpoint_id, replica.replica_id, S.FAILED, code=NODE_REMOVED)
 
     # The planner.
 

@@ -22,6 +22,20 @@ class NodeNotFoundError(DomainError):
     reason = "NODE_NOT_FOUND"
 
 
+class WrongNodeStateError(DomainError):
+    """The node has left."""
+
+    kind = Kind.REFUSED
+    reason = "WRONG_NODE_STATE"
+
+
+class NodeInUseError(DomainError):
+    """Replicas are on the node."""
+
+    kind = Kind.REFUSED
+    reason = "NODE_IN_USE"
+
+
 class WrongStateError(DomainError):
     """The endpoint's state does not allow it; the message says which states do."""
 

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+# An operator took the host out while the replica was on it.
+NODE_REMOVED: Final = "NODE_REMOVED"
+
 # The host or the whole stack was stopped: the replica did nothing wrong.
-HOST_CODES: Final = frozenset({"NODE_RESTARTED", "STOPPED_BY_HOST"})
+HOST_CODES: Final = frozenset({"NODE_RESTARTED", "STOPPED_BY_HOST", NODE_REMOVED})
 
 CRASH_LOOP: Final = "CRASH_LOOP"
 CRASHES: Final = 3  # so many tries in a row are a loop …

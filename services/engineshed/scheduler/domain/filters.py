@@ -1,7 +1,8 @@
 """How many nodes each filter turned away: the why-not of a decision, and what is waited for.
 
-The filters are asked in this order: region, GPU type, heard, back end, free GPUs, kept for the
-head of the queue. The counts come from indexes; no node is looked at.
+The filters are asked in this order: region, GPU type, heard, not cordoned, back end, free GPUs,
+kept for the head of the queue. A node that is being drained counts as cordoned. The counts come
+from indexes; no node is looked at.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class Census:
     in_region: int
     of_type: int
     heard: int
+    in_use: int  # not cordoned
     able: int
     free: int
     usable: int
@@ -31,7 +33,8 @@ class Census:
             "region": self.known - self.in_region,
             "gpu_type": self.in_region - self.of_type,
             "not_heard": self.of_type - self.heard,
-            "backend": self.heard - self.able,
+            "cordoned": self.heard - self.in_use,
+            "backend": self.in_use - self.able,
             "gpus_taken": self.able - self.free,
             "kept_for_head_of_queue": self.free - self.usable,
         }
@@ -55,7 +58,8 @@ def census(view: View, endpoint: Endpoint, preferences: Preferences, room: Room)
         known=sum(offer.nodes for offer in offers),
         in_region=sum(offer.nodes for offer in in_region),
         of_type=sum(offer.nodes for offer in of_type),
-        heard=room.count(),
+        heard=room.count() + room.cordoned,
+        in_use=room.count(),
         able=room.count(backends),
         free=free,
         usable=free - spared,
@@ -66,7 +70,8 @@ def why_waiting(endpoint: Endpoint, preferences: Preferences, room: Room) -> str
     """Return what an endpoint waits for; it stays the same while it waits for the same."""
     where = f"{endpoint.placing.gpu_type} node in {endpoint.region}"
     if not room.count():
-        return f"waiting for a {where}: none is heard"
+        missing = "all that are heard are cordoned" if room.cordoned else "none is heard"
+        return f"waiting for a {where}: {missing}"
     if not room.count(preferences.backends):
         return (
             f"waiting for a {where} with the back end {' or '.join(sorted(preferences.backends))}"
@@ -81,7 +86,8 @@ def what_is_missing(view: View, endpoint: Endpoint, now: datetime) -> str:
     missing = endpoint.missing
     if not missing:
         return ""
-    preferences, room = Preferences(endpoint), Room(view.pools(queue_key(endpoint)))
+    key = queue_key(endpoint)
+    preferences, room = Preferences(endpoint), Room(view.pools(key), view.cordoned(key))
     if endpoint.retry_at is not None and endpoint.retry_at > now:
         reason = f"trying again after {endpoint.failures[-1].summary}"
     elif room.count(preferences.backends, endpoint.gpu_count):

@@ -61,7 +61,7 @@ def _plan_queue(view: View, key: QueueKey, policy: Policy, now: datetime) -> lis
     one passes a large one without taking its room.
     """
     decisions: list[Decision] = []
-    room = Room(view.pools(key))
+    room = Room(view.pools(key), view.cordoned(key))
     too_much: set[tuple[frozenset[str], int]] = set()  # room only shrinks while we plan
     for endpoint in view.queue(key):
         if endpoint.retry_at is not None and endpoint.retry_at > now:

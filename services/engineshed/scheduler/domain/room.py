@@ -23,8 +23,9 @@ class Nomination:
 class Room:
     """Free GPUs of one queue; a plan takes from it, the view keeps its own."""
 
-    def __init__(self, pools: Sequence[tuple[Kind, Pool]]) -> None:
+    def __init__(self, pools: Sequence[tuple[Kind, Pool]], cordoned: int = 0) -> None:
         self._pools = [(frozenset(kind.backends), pool.copy()) for kind, pool in pools]
+        self.cordoned = cordoned  # nodes that are heard and take no replicas
         self._kept: Nomination | None = None
 
     @property

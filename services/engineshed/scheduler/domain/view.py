@@ -59,6 +59,9 @@ class View:
         self._offers: Counter[tuple[Kind, int]] = Counter()  # nodes by kind and GPU count
         self._holders: dict[str, dict[int, Holder]] = {}  # by node and GPU
         self._replicas_on: dict[str, dict[str, str]] = {}  # node: replica: endpoint
+        self._draining: set[str] = set()  # nodes
+        self._left: set[str] = set()  # nodes
+        self._cordoned: dict[str, QueueKey] = {}  # heard nodes that take no replicas
         self._releasing: Counter[str] = Counter()  # GPUs of draining replicas by node
         self._foreign: dict[str, frozenset[int]] = {}  # by node, of those that have reported
         self._queues: dict[QueueKey, list[tuple[datetime, str]]] = {}
@@ -102,6 +105,18 @@ class View:
         """Return the endpoint of a replica whose GPUs are taken on a node; None: not there."""
         return self._replicas_on.get(node_id, {}).get(replica_id)
 
+    def to_evacuate(self) -> Iterator[tuple[Endpoint, Replica]]:
+        """Yield the replicas on draining nodes that nobody has said are to be replaced."""
+        for node_id in sorted(self._draining):
+            for endpoint, replica in self.replicas_on(node_id):
+                if replica.live and not replica.leaving:
+                    yield endpoint, replica
+
+    @property
+    def left_nodes(self) -> Collection[str]:
+        """The nodes that were taken out."""
+        return frozenset(self._left)
+
     def note_report(self, node_id: str, foreign: Collection[int] = ()) -> None:
         """Note that a node's agent has said what it runs; only from then on is it given more.
 
@@ -115,11 +130,11 @@ class View:
             self._index_room(node_id)
 
     def unreported(self) -> Iterator[str]:
-        """Yield the joined nodes whose agents have not yet said what they run."""
+        """Yield the heard nodes whose agents have not yet said what they run."""
         return (
             node_id
             for node_id, node in self.nodes.items()
-            if node.state is NodeState.JOINED and node_id not in self._foreign
+            if node.heard and node_id not in self._foreign
         )
 
     # Room.
@@ -128,6 +143,10 @@ class View:
         """Return the heard nodes that could take replicas of a queue, by kind."""
         kinds = sorted(kind for kind in self._pools if (kind.region, kind.gpu_type) == queue)
         return [(kind, self._pools[kind]) for kind in kinds]
+
+    def cordoned(self, queue: QueueKey) -> int:
+        """Return how many heard nodes could serve a queue if they were not cordoned or drained."""
+        return sum(key == queue for key in self._cordoned.values())
 
     @property
     def releasing_nodes(self) -> Collection[str]:
@@ -139,7 +158,7 @@ class View:
         return self._releasing.get(node_id, 0)
 
     def offers(self) -> Sequence[Offer]:
-        """Return what all known nodes have, heard or not."""
+        """Return what all nodes have that have not left, heard or not, cordoned or not."""
         return [
             Offer(kind.region, kind.gpu_type, frozenset(kind.backends), gpu_count, count)
             for (kind, gpu_count), count in self._offers.items()
@@ -268,23 +287,36 @@ class View:
 
     def _index_node(self, old: Node | None, new: Node) -> None:
         self.nodes[new.node_id] = new
-        if old is None or old.inventory != new.inventory:
-            if old is not None:
-                offered = (kind_of(old), old.inventory.gpu_count)
-                self._offers[offered] -= 1
-                if not self._offers[offered]:
-                    del self._offers[offered]
-            self._offers[kind_of(new), new.inventory.gpu_count] += 1
+        self._offer(old, -1)
+        self._offer(new, +1)
+        for nodes_on_duty, duty in (
+            (self._draining, NodeState.DRAINING),
+            (self._left, NodeState.LEFT),
+        ):
+            if new.duty is duty:
+                nodes_on_duty.add(new.node_id)
+            else:
+                nodes_on_duty.discard(new.node_id)
         self._index_room(new.node_id)
+
+    def _offer(self, node: Node | None, count: int) -> None:
+        """Add a node to what the fleet has, or take it off."""
+        if node is None or node.duty is NodeState.LEFT:
+            return
+        offered = (kind_of(node), node.inventory.gpu_count)
+        self._offers[offered] += count
+        if not self._offers[offered]:
+            del self._offers[offered]
 
     def _index_room(self, node_id: str) -> None:
         """Bring the pools up to date with one node."""
         self.changes.nodes.add(node_id)
         node = self.nodes[node_id]
         old_kind = self._kind_of.pop(node_id, None)
-        if node.state is not NodeState.JOINED:
+        if not node.heard:
             self._foreign.pop(node_id, None)  # what it said no longer counts
-        kind = kind_of(node) if node_id in self._foreign else None
+        self._index_cordoned(node)
+        kind = kind_of(node) if node.takes_replicas and node_id in self._foreign else None
         if old_kind is not None:
             self.changes.queues.add(QueueKey(old_kind.region, old_kind.gpu_type))
             if old_kind != kind:
@@ -297,6 +329,15 @@ class View:
             taken = self._holders.get(node_id, {}).keys() | self._foreign[node_id]
             free = tuple(gpu for gpu in range(node.inventory.gpu_count) if gpu not in taken)
             self._pools.setdefault(kind, Pool()).put(node_id, free)
+
+    def _index_cordoned(self, node: Node) -> None:
+        was = self._cordoned.pop(node.node_id, None)
+        if was is not None:
+            self.changes.queues.add(was)  # what is waited for may be another
+        if node.node_id in self._foreign and not node.takes_replicas:
+            key = QueueKey(node.inventory.region, node.inventory.gpu_type)
+            self._cordoned[node.node_id] = key
+            self.changes.queues.add(key)
 
     @staticmethod
     def _note(index: dict[str, set[str]], endpoint: Endpoint, *, waits: bool) -> None:
