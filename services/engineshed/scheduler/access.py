@@ -36,11 +36,11 @@ ACCESS: Final[Mapping[str, Access]] = dict(
             "scheduler.v1.NodeService",
             GetNode=_scope(_OPERATOR, "gateway"),
             ListNodes=_scope(_OPERATOR, "gateway"),
-        ),
             CordonNode=_scope(_OPERATOR),
             UncordonNode=_scope(_OPERATOR),
             DrainNode=_scope(_OPERATOR),
             RemoveNode=_scope(_OPERATOR),
+        ),
         *_service("agent.v1.AgentService", Connect=Access(None, frozenset({"agent"}))),
         *_service(
             "events.v1.EventService", ReadEvents=_scope(_READ, "catalog", "gateway", "ledger")

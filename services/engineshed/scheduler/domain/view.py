@@ -68,10 +68,10 @@ class View:
         self._retries: dict[str, datetime] = {}
         self._awaiting: dict[str, set[str]] = {}  # checkpoint: endpoints
         self._finished: set[str] = set()
+        self._stopped: dict[str, datetime] = {}
 
     def apply(self, stream: str, event: object, at: datetime) -> None:
         """Fold one event of `stream`, recorded at `at`."""
-        self._stopped: dict[str, datetime] = {}
         aggregate, _, object_id = stream.partition("/")
         if aggregate == "endpoint":
             old = self.endpoints.get(object_id)
@@ -208,6 +208,11 @@ class View:
         """The endpoints that are terminated and whose processes are gone."""
         return frozenset(self._finished)
 
+    @property
+    def stopped(self) -> Mapping[str, datetime]:
+        """The endpoints that are stopped, and since when; those first that were stopped first."""
+        return MappingProxyType(self._stopped)
+
     def forget(self, endpoint_id: str) -> None:
         """Drop a finished endpoint; its history stays in the store."""
         self._finished.remove(endpoint_id)
@@ -227,11 +232,10 @@ class View:
         if old and old.checkpoint.checkpoint_id != new.checkpoint.checkpoint_id:
             self._note(self._awaiting, old, waits=False)
         self._note(self._awaiting, new, waits=not new.checkpoint.digest and not new.ended)
-    @property
-    def stopped(self) -> Mapping[str, datetime]:
-        """The endpoints that are stopped, and since when; those first that were stopped first."""
-        return MappingProxyType(self._stopped)
-
+        if new.status.state is not EndpointState.STOPPED:
+            self._stopped.pop(new.endpoint_id, None)
+        else:  # in order: what is recorded later comes later
+            self._stopped.setdefault(new.endpoint_id, new.updated_at)
         if new.status.state is EndpointState.TERMINATED and not new.holds_gpus:
             self._finished.add(new.endpoint_id)
 
@@ -251,10 +255,6 @@ class View:
             self.changes.nodes.add(replica.node_id)
             return
         self._index_room(replica.node_id)
-        if new.status.state is not EndpointState.STOPPED:
-            self._stopped.pop(new.endpoint_id, None)
-        else:  # in order: what is recorded later comes later
-            self._stopped.setdefault(new.endpoint_id, new.updated_at)
 
     def _index_releasing(self, old: Replica | None, new: Replica) -> None:
         was = old is not None and old.state is ReplicaState.DRAINING
