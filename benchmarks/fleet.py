@@ -5,10 +5,12 @@ process has all agents, each with a connection of its own over the real protocol
 """
 
 import argparse
+import asyncio
 import json
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -67,11 +69,13 @@ def _measure(report: Report, stack: Stack, size: Size) -> None:
     assert stack.process is not None
     pid = stack.process.pid
     org_id = ids.new(ids.ORGANIZATION)
+    token = stack.catalog.token(org_id, "admin")
+    asyncio.run(stack.publish_tokens())
     load = python_module(
         "benchmarks.parts.fleet_load",
         stack.target,
         scripted_agent.TOKEN,
-        stack.catalog.token(org_id, "admin"),
+        token,
         stack.catalog.checkpoint(org_id),
         json.dumps(asdict(size)),
     )
@@ -85,8 +89,9 @@ def _measure(report: Report, stack: Stack, size: Size) -> None:
         if not line:
             raise RuntimeError("the load ended early; see the error above")
         found = Found(**json.loads(line))
+        time.sleep(QUIET_SECONDS)  # until all events are published
         before = cpu_seconds(pid)
-        threading.Event().wait(QUIET_SECONDS)
+        time.sleep(QUIET_SECONDS)
         load_at_rest = 100 * (cpu_seconds(pid) - before) / QUIET_SECONDS
         process.communicate()  # it ends when its input does
     report.add(*_figures(found, size))

@@ -34,6 +34,10 @@ class Endpoints:
         assert state is not None, "revisions are given out by `command`"
         return state
 
+    def is_busy(self, endpoint_id: str) -> bool:
+        """Tell whether somebody is deciding on an endpoint, so that it may be about to change."""
+        return self._journal.is_locked(_stream(endpoint_id))
+
     async def command(
         self,
         endpoint_id: str,

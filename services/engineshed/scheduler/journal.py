@@ -63,6 +63,11 @@ class Journal:
             lock = self._locks[stream] = asyncio.Lock()
         return lock
 
+    def is_locked(self, stream: str) -> bool:
+        """Tell whether somebody is deciding on a stream."""
+        lock = self._locks.get(stream)
+        return lock is not None and lock.locked()
+
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what `work` returns; it is finished even when the caller goes away.
 

@@ -14,6 +14,7 @@ from engineshed.scheduler.agents import Agents, Session
 from engineshed.scheduler.domain.commands import Report
 from engineshed.scheduler.domain.node import Greet, Hear, NodeState, inventory_of
 from engineshed.scheduler.domain.replica import ReplicaState
+from engineshed.scheduler.domain.report import reported
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal, together
 from engineshed.scheduler.nodes import Nodes
@@ -66,12 +67,17 @@ class Observations:
         if view.nodes[node_id].state is NodeState.LOST:
             await self._nodes.command(node_id, Hear())
         now = utc_now()
-        reports = list(self._reports(node_id, status, now))
+        reports = [
+            (endpoint_id, report)
+            for endpoint_id, report in self._reports(node_id, status, now)
+            if self._says_more(endpoint_id, report, now)
+        ]
         if not self._agents.is_current(session):
             return  # a newer connection knows better
         self._agents.note(node_id, status)
         view.note_report(node_id, self._foreign_gpus(node_id, status))
-        self._journal.changed.set()
+        if view.changes:
+            self._journal.changed.set()
         await together(self._endpoints.act(one, report) for one, report in reports)
         if self._agents.is_current(session):
             self._agents.note_recorded(node_id)
@@ -98,6 +104,14 @@ class Observations:
             if draining is not None and draining.state is ReplicaState.DRAINING:
                 gone = Report(replica_id, ReplicaState.STOPPED, now - age)
             yield expected[replica_id].endpoint_id, gone
+
+    def _says_more(self, endpoint_id: str, report: Report, now: datetime) -> bool:
+        """Tell whether a report is more than what is recorded, or being recorded.
+
+        Most reports say what is known, so that costs little.
+        """
+        endpoint = self._journal.view.endpoints[endpoint_id]
+        return self._endpoints.is_busy(endpoint_id) or bool(reported(endpoint, report, now))
 
     def _foreign_gpus(self, node_id: str, status: NodeStatus) -> set[int]:
         """Return the GPUs that replicas use which should not be there (any more)."""
