@@ -24,13 +24,21 @@ def deploy(
     name: Annotated[str, typer.Option(help="What to call the endpoint.")] = "",
     flavor: Annotated[str, typer.Option(help="The template's variant.")] = "",
     gpu_type: Annotated[str, typer.Option(help="e.g. h100-sxm; default: the only one.")] = "",
-    gpu_count: Annotated[int, typer.Option(min=1, help="GPUs of each replica.")] = 1,
+    gpu_count: Annotated[
+        int,
+        typer.Option(
+            "--gpu-count", "--gpus", min=0, help="GPUs of each replica; default: the fewest."
+        ),
+    ] = 0,
     region: Annotated[str, typer.Option(help="Default: the only one.")] = "",
     replicas: Annotated[int, typer.Option(min=1, help="Replicas to keep running.")] = 1,
     max_replicas: Annotated[int, typer.Option(min=0, help="Default: as many.")] = 0,
     max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
     quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
+    fail_if_full: Annotated[
+        bool, typer.Option("--fail-if-full", help="Refuse rather than queue when GPUs are taken.")
+    ] = False,
     wait: Wait = False,
     output: Output = Format.TEXT,
 ) -> None:
@@ -38,11 +46,16 @@ def deploy(
     client = Client(find_connection())
     body: Json = {
         "name": name or (name_of(model) if _is_source(model) else model.rpartition("/")[2]),
-        "gpu_count": gpu_count,
         "scaling": {"min_replicas": replicas, "max_replicas": max_replicas or replicas},
         **_model(client, model),
     }
-    optional = {"flavor_name": flavor, "gpu_type": gpu_type, "region": region}
+    optional = {
+        "flavor_name": flavor,
+        "gpu_type": gpu_type,
+        "gpu_count": gpu_count,
+        "region": region,
+        "on_no_capacity": "fail" if fail_if_full else "",
+    }
     body |= {key: value for key, value in optional.items() if value}
     serving = {"max_context": max_context, "precision": precision, "quantization": quantization}
     body["serving"] = {key: value for key, value in serving.items() if value}

@@ -130,6 +130,7 @@ async def _lead(
     agents = await _expected_agents(journal)
     endpoints, nodes = Endpoints(journal), Nodes(journal)
     routes = Routes(bus, journal, secrets.of)
+    policy = Policy()
     reconciler = Reconciler(
         journal,
         endpoints,
@@ -137,14 +138,14 @@ async def _lead(
         agents,
         routes,
         secrets.of,
-        policy=Policy(),
+        policy=policy,
         lease_s=settings.lease_s,
         drain_timeout=settings.drain_timeout,
     )
     awaited = AwaitedCheckpoints(
         journal, endpoints, catalog, bus, poll_s=settings.checkpoint_poll_s
     )
-    creation = Creation(journal, endpoints, catalog, most_gpus=settings.most_gpus)
+    creation = Creation(journal, endpoints, catalog, most_gpus=settings.most_gpus, policy=policy)
     purge = Purge(journal, endpoints, settings.purge_stopped_after)
     server.add(
         add_EndpointServiceServicer_to_server,

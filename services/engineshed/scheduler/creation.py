@@ -2,6 +2,10 @@
 
 The hold on the checkpoint is taken before the endpoint is recorded, so that no endpoint ever
 serves bytes that may vanish. If the scheduler dies in between, the catalog finds the orphan.
+
+An endpoint that must not wait is recorded together with its placement, in one append, while the
+reconciler places nothing. So of two that want the last GPU one gets it, and the other is refused:
+neither is promised what somebody else is given before it is recorded.
 """
 
 import secrets
@@ -10,19 +14,24 @@ from typing import Final
 import structlog
 
 from engineshed import ids
-from engineshed.api.scheduler.v1.endpoint_service_pb2 import CreateEndpointRequest
+from engineshed.api.scheduler.v1.endpoint_service_pb2 import CreateEndpointRequest, OnNoCapacity
 from engineshed.errors import DomainError
-from engineshed.eventstore import Idempotency
+from engineshed.eventstore import Idempotency, Metadata, RequestRepeatedError
 from engineshed.rpc import Call
+from engineshed.runtime import utc_now
 from engineshed.scheduler.calls import by_caller
 from engineshed.scheduler.catalog_client import Catalog
 from engineshed.scheduler.checkpoints import served
 from engineshed.scheduler.domain import naming
 from engineshed.scheduler.domain.admission import Admitted, admit, template_name
-from engineshed.scheduler.domain.commands import Create
+from engineshed.scheduler.domain.capacity import require_capacity
+from engineshed.scheduler.domain.commands import Create, Place, Placement
+from engineshed.scheduler.domain.decide import decide, fold
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import RoutingKeyTakenError
+from engineshed.scheduler.domain.plan import plan_newcomer
 from engineshed.scheduler.domain.replica import Checkpoint
+from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
 
@@ -36,12 +45,19 @@ class Creation:
     """Creates endpoints."""
 
     def __init__(
-        self, journal: Journal, endpoints: Endpoints, catalog: Catalog, *, most_gpus: int
+        self,
+        journal: Journal,
+        endpoints: Endpoints,
+        catalog: Catalog,
+        *,
+        most_gpus: int,
+        policy: Policy,
     ) -> None:
         self._journal = journal
         self._endpoints = endpoints
         self._catalog = catalog
         self._most_gpus = most_gpus
+        self._policy = policy
 
     async def create(
         self, request: CreateEndpointRequest, call: Call, once: Idempotency | None
@@ -72,6 +88,7 @@ class Creation:
         once: Idempotency | None,
     ) -> Endpoint:
         org_id = call.principal.org_id
+        metadata = by_caller(call, org_id)
         for _ in range(_DRAWS):
             suffix = "".join(
                 secrets.choice(naming.SUFFIX_ALPHABET) for _ in range(naming.SUFFIX_LENGTH)
@@ -92,12 +109,52 @@ class Creation:
                 routing_key=naming.routing_key(request.name, suffix),
             )
             try:
-                return await self._endpoints.command(
-                    endpoint_id, command, by_caller(call, org_id), once
-                )
+                if request.on_no_capacity == OnNoCapacity.ON_NO_CAPACITY_FAIL:
+                    placing = self._record_placed(command, metadata, once)
+                    return await self._journal.finish(placing)
+                return await self._endpoints.command(endpoint_id, command, metadata, once)
             except RoutingKeyTakenError:
                 continue
         raise RoutingKeyTakenError(f"no routing key was free for {request.name!r}; try again")
+
+    async def _record_placed(
+        self, command: Create, metadata: Metadata, once: Idempotency | None
+    ) -> Endpoint:
+        """Record an endpoint and where its replicas are, or nothing; below `finish` only.
+
+        Raises:
+            NoCapacityError: it would have to wait.
+            DomainError: what is free is not known yet, or nothing can be recorded now.
+
+        """
+        async with self._journal.placing:
+            await self._require_new(once)
+            now = utc_now()
+            newcomer = fold(None, decide(None, command, now), now)
+            spots = plan_newcomer(self._journal.view, newcomer, self._policy, now)
+            require_capacity(self._journal.view, newcomer, len(spots))
+            placements = tuple(
+                Placement(ids.new(ids.REPLICA), spot.node_id, spot.gpus, spot.why) for spot in spots
+            )
+            place = Place(placements, newcomer.placing.number)
+            return await self._endpoints.command(
+                command.endpoint_id, command, metadata, once, then=place
+            )
+
+    async def _require_new(self, once: Idempotency | None) -> None:
+        """Let a request that was sent twice have its first answer; it has the GPUs that it misses.
+
+        Raises:
+            RequestRepeatedError: it was carried out already.
+
+        """
+        answer = await self._journal.store.recall(once) if once else None
+        if once is not None and answer is not None:
+            raise RequestRepeatedError(
+                f"request {once.request_id!r} has been carried out already",
+                request_id=once.request_id,
+                response=answer,
+            )
 
     async def _give_back(self, checkpoint_id: str, endpoint_id: str) -> None:
         try:

@@ -44,6 +44,8 @@ class Endpoints:
         command: Command,
         metadata: Metadata,
         request: Idempotency | None = None,
+        *,
+        then: Command | None = None,
     ) -> Endpoint:
         """Record what `command` makes true, and return the endpoint after it.
 
@@ -52,12 +54,14 @@ class Endpoints:
             command: what is asked.
             metadata: of the events.
             request: the request behind it; it is remembered even when nothing changes.
+            then: what is carried out with it, after it: both are recorded, or neither.
 
         Raises:
             DomainError: the command is refused, or cannot be recorded now.
 
         """
-        return await self._journal.finish(self._command(endpoint_id, command, metadata, request))
+        commands = (command,) if then is None else (command, then)
+        return await self._journal.finish(self._command(endpoint_id, commands, metadata, request))
 
     async def act(self, endpoint_id: str, command: Command) -> Endpoint:
         """Do the same on the scheduler's own account, on an endpoint that is in the view."""
@@ -67,15 +71,20 @@ class Endpoints:
     async def _command(
         self,
         endpoint_id: str,
-        command: Command,
+        commands: Iterable[Command],
         metadata: Metadata,
         request: Idempotency | None,
     ) -> Endpoint:
         stream = _stream(endpoint_id)
         async with self._journal.lock(stream):
             state = await self.get(endpoint_id)
-            events = decide.decide(state, command, utc_now())
             before = state.revision if state else 0
+            events: list[EndpointEvent] = []
+            now = utc_now()
+            for command in commands:
+                further = decide.decide(state, command, now)
+                state = decide.fold(state, further, now) if further else state
+                events += further
             if request is not None:
                 answer = answer_of(endpoint_id, before + len(events))
                 request = replace(request, response=answer)

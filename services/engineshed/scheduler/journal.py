@@ -36,6 +36,7 @@ class Journal:
         self.term = term
         self.view = View()
         self.changed = asyncio.Event()  # set when the view has changed
+        self.placing = asyncio.Lock()  # held from a plan until what it gives away is recorded
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._behind: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -109,10 +109,11 @@ class Reconciler:
         self._settle()
         self._journal.view.wake_due(now)
         self._look()
-        with self.metrics.durations.time():
-            decisions = plan(self._journal.view, self._todo.queues, self._policy, now)
-        self.metrics.note(decisions)
-        await self._record(decisions)
+        async with self._journal.placing:
+            with self.metrics.durations.time():
+                decisions = plan(self._journal.view, self._todo.queues, self._policy, now)
+            self.metrics.note(decisions)
+            await self._record(decisions)
         self._todo.queues.clear()
 
     def _look(self) -> None:

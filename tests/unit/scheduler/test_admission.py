@@ -143,6 +143,15 @@ class TestTemplates:
         ],
     )
 
+    def test_the_fewest_gpus_that_it_allows_are_the_default(self) -> None:
+        large = Template(
+            model_name="acme/large",
+            checkpoint_id="ckpt_behind",
+            flavors=[Flavor(flavor_name="base", gpu_counts=[8, 4])],
+        )
+        request = asked(gpu_type="h100-sxm", checkpoint_id="")
+        assert admitted(request, H100, template=large).gpu_count == 4
+
     def test_its_checkpoint_and_first_flavor_are_the_defaults(self) -> None:
         result = admitted(asked(checkpoint_id=""), template=self.TEMPLATE)
         assert (result.checkpoint_id, result.flavor_name) == ("ckpt_behind", "base")

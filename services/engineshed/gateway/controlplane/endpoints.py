@@ -1,7 +1,7 @@
 """/v0/dedicated_endpoints."""
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -24,6 +24,12 @@ from engineshed.gateway.controlplane.views import Json
 from engineshed.runtime import to_timestamp
 
 router = APIRouter(prefix="/v0/dedicated_endpoints", tags=["endpoints"])
+
+# The default is left out, so that a request stays the same that was first sent without it.
+_ON_NO_CAPACITY: Final = {
+    "queue": pb.ON_NO_CAPACITY_UNSPECIFIED,
+    "fail": pb.ON_NO_CAPACITY_FAIL,
+}
 
 
 @router.get("/templates", response_model=schemas.Page[schemas.Template])
@@ -58,6 +64,7 @@ async def create_endpoint(
         region=body.region or "",
         scaling=_scaling(body.scaling) if body.scaling else None,
         serving=_serving(body.serving) if body.serving else None,
+        on_no_capacity=_ON_NO_CAPACITY[body.on_no_capacity],
         request_id=key,
     )
     reply = await caller.services.endpoints.CreateEndpoint(message, metadata=caller.metadata)

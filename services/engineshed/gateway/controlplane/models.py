@@ -1,6 +1,6 @@
 """Bodies of requests. Their rules about values are the services'; here are names and types."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -55,6 +55,10 @@ class CreateEndpoint(Body):
     region: Text | None = Field(None, description="Where to run; it never changes.")
     scaling: Scaling | None = Field(None, description="Default: one replica.")
     serving: Serving | None = Field(None, description="Default: the flavor's.")
+    on_no_capacity: Literal["queue", "fail"] = Field(
+        "queue",
+        description="When not all of min_replicas can be placed now: let it queue, or refuse it.",
+    )
 
 
 class UpdateEndpoint(Body):

@@ -224,7 +224,7 @@ def _gpu_type(
 def _gpu_count(
     request: api.CreateEndpointRequest, template: Template, flavor: Flavor, most_gpus: int
 ) -> int:
-    gpu_count = request.gpu_count or 1
+    gpu_count = request.gpu_count or min(flavor.gpu_counts, default=1)
     if gpu_count > most_gpus:
         raise InvalidFieldError.of("gpu_count", f"must be at most {most_gpus}; it is {gpu_count}")
     if flavor.gpu_counts and gpu_count not in flavor.gpu_counts:

@@ -85,6 +85,27 @@ class ExceedsFleetError(DomainError):
     reason = "EXCEEDS_FLEET"
 
 
+class NoCapacityError(DomainError):
+    """Not all replicas could be placed now, and the caller does not want to wait."""
+
+    kind = Kind.REFUSED
+    reason = "NO_CAPACITY"
+
+
+class CapacityUnknownError(DomainError):
+    """Nodes that could have room have not said yet what they run."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "CAPACITY_UNKNOWN"
+
+
+class CheckpointNotReadyError(DomainError):
+    """The checkpoint is still being registered."""
+
+    kind = Kind.REFUSED
+    reason = "CHECKPOINT_NOT_READY"
+
+
 class NothingToRollBackError(DomainError):
     """There is no rollout."""
 

@@ -8,7 +8,7 @@ as planning all of them.
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeAlias
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
@@ -17,7 +17,7 @@ from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState, Status
 from engineshed.scheduler.domain.filters import census, why_waiting
 from engineshed.scheduler.domain.room import Nomination, Room
 from engineshed.scheduler.domain.score import Candidate, Policy, Preferences, best
-from engineshed.scheduler.domain.view import QueueKey, View
+from engineshed.scheduler.domain.view import QueueKey, View, queue_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,23 @@ def plan(view: View, dirty: Collection[QueueKey], policy: Policy, now: datetime)
     return [decision for key in sorted(dirty) for decision in _plan_queue(view, key, policy, now)]
 
 
-def _plan_queue(view: View, key: QueueKey, policy: Policy, now: datetime) -> list[Decision]:
-    """Serve a queue in order of arrival.
+def plan_newcomer(
+    view: View, newcomer: Endpoint, policy: Policy, now: datetime
+) -> tuple[Spot, ...]:
+    """Return what an endpoint that is not in the view would get now, as the last of its queue.
+
+    Whoever waits before it is served first, and the node that the head keeps is kept from it too.
+    """
+    for decision in _plan_queue(view, queue_key(newcomer), policy, now, newcomer):
+        if isinstance(decision, Assign) and decision.endpoint_id == newcomer.endpoint_id:
+            return decision.spots
+    return ()
+
+
+def _plan_queue(
+    view: View, key: QueueKey, policy: Policy, now: datetime, *newcomers: Endpoint
+) -> list[Decision]:
+    """Serve a queue in order of arrival, then newcomers.
 
     The first endpoint that does not fit keeps a node; those behind it may use the rest, so a small
     one passes a large one without taking its room.
@@ -63,7 +78,7 @@ def _plan_queue(view: View, key: QueueKey, policy: Policy, now: datetime) -> lis
     decisions: list[Decision] = []
     room = Room(view.pools(key), view.cordoned(key))
     too_much: set[tuple[frozenset[str], int]] = set()  # room only shrinks while we plan
-    for endpoint in view.queue(key):
+    for endpoint in chain(view.queue(key), newcomers):
         if endpoint.retry_at is not None and endpoint.retry_at > now:
             continue  # it pauses after a failure, and keeps nothing meanwhile
         preferences = Preferences(endpoint)
