@@ -219,7 +219,10 @@ async def test_no_grpc_call_shows_or_changes_anything_of_another_organization(
                 assert sample["routing_key"] not in shown, method.path
                 if (
                     method.path.rpartition("/")[2].startswith(
-                        ("Get", "Update", "Delete", "Stop", "Restart", "Revoke")
+                        (
+                            *("Get", "Update", "Delete", "Stop", "Restart", "Revoke"),
+                            *("Cordon", "Uncordon", "Drain", "Remove"),
+                        )
                     )
                     and "Template" not in method.path
                 ):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineshed.cli import catalog, certs, deploy, deployment, endpoints, watching
+from engineshed.cli import catalog, certs, deploy, deployment, endpoints, nodes, watching
 from engineshed.cli.client import ApiError
 from engineshed.cli.output import out, print_error
 from engineshed.cli.stack.options import StackError, StackOptions
@@ -92,7 +92,11 @@ app.command()(deploy.deploy)
 app.command()(deploy.chat)
 app.command()(watching.logs)
 app.command()(watching.events)
-app.command()(watching.nodes)
+app.command()(nodes.nodes)
+app.command()(nodes.cordon)
+app.command()(nodes.uncordon)
+app.command()(nodes.drain)
+app.command("remove-node")(nodes.remove_node)
 app.command()(catalog.templates)
 app.command(help=certs.HELP)(certs.certs)
 app.command(help=deployment.HELP)(deployment.secrets)

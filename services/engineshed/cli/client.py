@@ -78,9 +78,9 @@ class Client:
         """Send `body`; the gateway does it once, however often the request reaches it."""
         return self._call("POST", path, json=body, headers={"idempotency-key": str(ULID())})
 
-    def delete(self, path: str) -> Json:
+    def delete(self, path: str, **query: str | int | bool) -> Json:
         """Delete the object at `path`."""
-        return self._call("DELETE", path)
+        return self._call("DELETE", path, params=query)
 
     def list(self, path: str, **query: str | int | bool) -> list[Json]:
         """Return all objects of a list, page by page."""

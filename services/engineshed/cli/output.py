@@ -41,6 +41,7 @@ _COLORS = {
     "terminated": "dim",
     "deleted": "dim",
     "reclaimed": "dim",
+    "left": "dim",
 }
 
 

@@ -1,4 +1,4 @@
-"""Waiting for checkpoints and endpoints, with a bar for each stage as it happens."""
+"""Waiting for checkpoints, endpoints and nodes, with a bar for each stage as it happens."""
 
 import time
 from http import HTTPStatus
@@ -71,6 +71,32 @@ def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Co
                 return endpoint
             if status in ("failed", "terminated") or (status, wanted) == ("stopped", "running"):
                 raise ApiError(f"the endpoint is {status}: {endpoint['status_reason']}")
+            time.sleep(POLL_SECONDS)
+
+
+def wait_for_drain(client: Client, node_id: str, console: Console) -> Json:
+    """Return the node once nobody holds any of its GPUs.
+
+    Raises:
+        ApiError: it is not being drained any more.
+    """
+    with _bars(console) as bars:
+        task = bars.add_task("", total=None)
+        most = 0
+        while True:
+            node = _get(client, f"/v0/nodes/{node_id}")
+            left = len({gpu["replica_id"] for gpu in node["gpus"]} - {None})
+            most = max(most, left)
+            bars.update(
+                task,
+                description=f"{node['status']}: {left} of {most} replicas are still there",
+                total=max(most, 1),
+                completed=most - left if most else 1,
+            )
+            if not left:
+                return node
+            if node["status"] not in ("draining", "lost"):
+                raise ApiError(f"the node is {node['status']}; it is not being drained any more")
             time.sleep(POLL_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""`shed logs`, `shed events` and `shed nodes`: what happens, and where."""
+"""`shed logs` and `shed events`: what happens."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
@@ -8,26 +8,11 @@ from rich.markup import escape
 
 from engineshed.cli.client import Client, Json, find_connection
 from engineshed.cli.endpoints import ENDPOINTS, Reference, find
-from engineshed.cli.output import Column, Format, Output, Row, colored, out, print_json, print_rows
+from engineshed.cli.output import Format, Output, out, print_json
 
 ALL_EVENTS: Final = "/v0/events"
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes, until Ctrl-C.")]
-
-_NODES: list[Column] = [
-    ("NODE", lambda item: item["node_id"]),
-    ("STATUS", lambda item: colored(item["status"])),
-    ("HOST", lambda item: item["hostname"]),
-    ("REGION", lambda item: item["region"]),
-    (
-        "GPUS",
-        lambda item: (
-            f"{_free(item)}/{item['gpu_count']} free {item['gpu_type']}"
-            + (" (simulated)" if item["simulated"] else "")
-        ),
-    ),
-    ("BACK ENDS", lambda item: ", ".join(item["backends"])),
-]
 
 
 def logs(
@@ -64,11 +49,6 @@ def events(
     items = client.follow(path) if follow else _pages(client, path)
     for item in items:
         print_event(item, output, of="" if endpoint else item["stream"])
-
-
-def nodes(output: Output = Format.TEXT) -> None:
-    """Show the GPU hosts and who holds their GPUs (operators)."""
-    print_rows(Client(find_connection()).list("/v0/nodes"), _NODES, output)
 
 
 def _pages(client: Client, path: str) -> Iterator[Json]:
@@ -108,7 +88,3 @@ def _print_line(item: Json, output: Format) -> None:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _free(node: Row) -> int:
-    return sum(gpu["replica_id"] is None for gpu in node["gpus"])

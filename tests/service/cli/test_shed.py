@@ -41,6 +41,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
+    def do_DELETE(self) -> None:
+        self.do_GET()
+
     def log_message(self, *_: object) -> None:
         return
 
@@ -150,3 +153,70 @@ def test_an_address_of_another_host_is_told_as_what_it_is(platform, tmp_path) ->
     state = str(tmp_path / "state")
     line = refusal(shed(platform, "up", "--state-dir", state, "--http-host", "host.invalid"))
     assert "taken" not in line
+
+
+NODE = "node_01HZZZZZZZZZZZZZZZZZZZZZZZ"
+
+
+def node(status: str = "joined", *holders: str | None) -> dict[str, Any]:
+    gpus = [
+        {
+            "index": index,
+            "replica_id": one,
+            "endpoint_id": one and "ep_1",
+            "org_id": one and "org_1",
+        }
+        for index, one in enumerate(holders)
+    ]
+    offer = {"gpu_type": "h100-sxm", "gpu_count": len(gpus), "simulated": False, "backends": []}
+    place = {"hostname": "gpu-7", "region": "eu-1", "heard_at": "2026-01-01T00:00:00Z"}
+    return {"id": NODE, "node_id": NODE, "status": status, "gpus": gpus, **offer, **place}
+
+
+def test_nodes_are_shown_with_who_holds_which_gpu(platform) -> None:
+    platform.body["data"] = [node("draining", "rep_1", "rep_2", "rep_1", None)]
+    done = shed(platform, "nodes")
+    hosts, _, holders = done.stdout.partition("\n\n")
+    assert "draining" in hosts
+    assert "1/4 free h100-sxm" in hosts
+    assert [line.split() for line in holders.splitlines()[1:]] == [
+        [NODE, "0,2", "rep_1", "ep_1", "org_1"],
+        [NODE, "1", "rep_2", "ep_1", "org_1"],
+    ]
+    assert json.loads(shed(platform, "nodes", "-o", "json").stdout) == platform.body["data"]
+
+
+def test_a_host_is_taken_out_of_use_by_its_name_or_its_id(platform) -> None:
+    platform.body = {**node("cordoned"), "data": [node()], "next_page_token": ""}
+    for arguments in (
+        ("cordon", "gpu-7", "--reason", "fans"),
+        ("drain", NODE),
+        ("uncordon", NODE),
+    ):
+        assert shed(platform, *arguments).returncode == 0
+    assert platform.asked == [
+        ("GET", "/v0/nodes", None),
+        ("POST", f"/v0/nodes/{NODE}/cordon", {"reason": "fans"}),
+        ("POST", f"/v0/nodes/{NODE}/drain", None),
+        ("POST", f"/v0/nodes/{NODE}/uncordon", None),
+    ]
+
+
+def test_a_host_that_nobody_knows_is_told_with_the_command_that_lists_them(platform) -> None:
+    assert refusal(shed(platform, "drain", "gpu-8")).endswith("see: shed nodes")
+
+
+def test_draining_a_host_waits_until_nobody_is_left_on_it(platform) -> None:
+    platform.body = node("draining", None, None)
+    done = shed(platform, "drain", NODE, "--wait")
+    assert done.returncode == 0
+    assert "draining" in done.stdout
+    assert platform.asked[-1] == ("GET", f"/v0/nodes/{NODE}", None)
+
+
+def test_a_host_is_removed_only_when_that_is_confirmed(platform) -> None:
+    platform.body = node()
+    assert shed(platform, "remove-node", NODE).returncode == 1
+    assert [method for method, _, _ in platform.asked] == ["GET"]
+    assert shed(platform, "remove-node", NODE, "--force", "--yes").returncode == 0
+    assert platform.asked[-1][:2] == ("DELETE", f"/v0/nodes/{NODE}?force=true")

@@ -88,6 +88,15 @@ async def test_a_gateway_without_a_node_of_its_region_is_not_ready(
     assert "no node" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("state", [Node.STATE_CORDONED, Node.STATE_DRAINING])
+async def test_a_node_that_is_being_taken_out_of_use_is_still_there(
+    client: httpx.AsyncClient, services: Any, state: "Node.State.ValueType"
+) -> None:
+    services.templates.reply = ListTemplatesResponse()
+    services.nodes.reply = nodes(state)
+    assert await status(client) == 200
+
+
 async def test_a_gateway_that_was_ready_stays_so_without_the_services(
     client: httpx.AsyncClient, services: Any
 ) -> None:

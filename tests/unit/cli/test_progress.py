@@ -53,3 +53,28 @@ def test_one_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refusal_is_told_at_once() -> None:
     with pytest.raises(ApiError, match="no such endpoint"):
         wait(ApiError("no such endpoint", 404))
+
+
+def node(status: str, *holders: str | None) -> Json:
+    return {"status": status, "gpus": [{"replica_id": one} for one in holders]}
+
+
+def drain(*answers: Json | ApiError) -> tuple[Json, str]:
+    console = Console(file=io.StringIO())
+    found = progress.wait_for_drain(Answers(*answers), "node_1", console)
+    return found, console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+
+
+def test_a_drain_is_waited_for_until_nobody_is_left() -> None:
+    empty = node("draining", None, None)
+    away = ApiError("the scheduler cannot be reached", 503)
+    found, shown = drain(
+        node("draining", "rep_1", "rep_2"), away, node("lost", "rep_1", "rep_1"), empty
+    )
+    assert found == empty
+    assert "draining: 0 of 2 replicas are still there" in shown
+
+
+def test_a_drain_that_somebody_ended_is_waited_for_no_longer() -> None:
+    with pytest.raises(ApiError, match="the node is joined; it is not being drained any more"):
+        drain(node("draining", "rep_1"), node("joined", "rep_1"))

@@ -12,7 +12,7 @@ from structlog.contextvars import bind_contextvars
 from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesRequest
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesRequest, Node
 from engineshed.auth import OPERATOR, ForbiddenError
-from engineshed.gateway.controlplane import catalog, endpoints, problems, watching
+from engineshed.gateway.controlplane import catalog, endpoints, nodes, problems, watching
 from engineshed.gateway.controlplane.clients import CallerDep, Services, request_id_of
 from engineshed.gateway.controlplane.description import DescribedApi
 from engineshed.gateway.controlplane.parameters import only_known
@@ -21,6 +21,8 @@ from engineshed.telemetry import CONTENT_TYPE, Exposition
 from engineshed.telemetry.tracing import TRACEPARENT, Value, start_span
 
 HEALTH_SECONDS: Final = 2.0
+
+_HEARD: Final = (Node.STATE_JOINED, Node.STATE_CORDONED, Node.STATE_DRAINING)
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -47,7 +49,13 @@ def control_plane(
     app.state.metrics = metrics
     app.state.exposition = exposition
     app.state.missing = "nobody has looked yet"
-    for router in (endpoints.router, watching.router, watching.all_events, catalog.router):
+    for router in (
+        endpoints.router,
+        watching.router,
+        watching.all_events,
+        catalog.router,
+        nodes.router,
+    ):
         app.include_router(router, dependencies=[Depends(only_known)])
     app.add_api_route("/healthz", healthz, methods=["GET"], tags=["health"])
     app.add_api_route("/metrics", get_metrics, include_in_schema=False)
@@ -85,7 +93,7 @@ async def _what_is_missing(services: Services, region: str) -> str:
         log.info("a service is unavailable", code=error.code().name, detail=error.details())
         return "the catalog or the scheduler does not answer yet"
     if any(
-        node.state == Node.STATE_JOINED and node.reported and node.inventory.region == region
+        node.state in _HEARD and node.reported and node.inventory.region == region
         for node in reply.nodes
     ):
         return ""

@@ -1,4 +1,4 @@
-"""/v0/checkpoints, /v0/tokens, /v0/organizations and /v0/nodes."""
+"""/v0/checkpoints, /v0/tokens and /v0/organizations."""
 
 from http import HTTPStatus
 
@@ -7,7 +7,6 @@ from fastapi import APIRouter, Response
 from engineshed.api.catalog.v1 import checkpoint_service_pb2 as checkpoints
 from engineshed.api.catalog.v1 import organization_service_pb2 as organizations
 from engineshed.api.catalog.v1 import token_service_pb2 as tokens
-from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
 from engineshed.gateway.controlplane import schemas, views
 from engineshed.gateway.controlplane.clients import CallerDep
 from engineshed.gateway.controlplane.models import (
@@ -20,7 +19,6 @@ from engineshed.gateway.controlplane.parameters import (
     CheckpointId,
     IdempotencyKey,
     IfMatch,
-    NodeId,
     OrganizationId,
     PageSize,
     PageToken,
@@ -189,24 +187,3 @@ async def get_organization(org_id: OrganizationId, caller: CallerDep) -> Json:
         organizations.GetOrganizationRequest(org_id=org_id), metadata=caller.metadata
     )
     return views.organization(reply.organization)
-
-
-@router.get("/nodes", response_model=schemas.Page[schemas.Node], tags=["nodes"])
-async def list_nodes(
-    caller: CallerDep, page_size: PageSize = 0, page_token: PageToken = ""
-) -> Json:
-    """List the GPU hosts and who holds their GPUs (operators)."""
-    reply = await caller.services.nodes.ListNodes(
-        nodes.ListNodesRequest(page_size=page_size, page_token=page_token),
-        metadata=caller.metadata,
-    )
-    return views.page([views.node(item) for item in reply.nodes], reply.next_page_token)
-
-
-@router.get("/nodes/{node_id}", response_model=schemas.Node, tags=["nodes"])
-async def get_node(node_id: NodeId, caller: CallerDep) -> Json:
-    """Return one GPU host (operators)."""
-    reply = await caller.services.nodes.GetNode(
-        nodes.GetNodeRequest(node_id=node_id), metadata=caller.metadata
-    )
-    return views.node(reply.node)

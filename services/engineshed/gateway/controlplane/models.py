@@ -75,6 +75,12 @@ class UpdateEndpoint(Body):
     routing_key: Text = Field("", description="Cannot be changed.")
 
 
+class Because(Body):
+    """Why something is done."""
+
+    reason: Text = Field("", description="For people.")
+
+
 class CreateCheckpoint(Body):
     """A checkpoint to register."""
 
