@@ -296,6 +296,39 @@ def test_logs_events_and_lineage_tell_the_whole_story(stack, sample) -> None:
     assert stack.token not in str(events) + str(lineage) + str(logs)
 
 
+def test_logs_of_a_time_are_read_by_source_and_page(stack, sample) -> None:
+    path = f"{ENDPOINTS}/{sample['endpoint_id']}/logs"
+    everything = wait_for("logs", lambda: stack.get(f"{path}?limit=500")["data"])
+    fronts = [line for line in everything if line["source"] == "front"]
+    middle = fronts[len(fronts) // 2]["time"]
+
+    since = stack.get(f"{path}?limit=500&source=front&since={middle}")["data"]
+    until = stack.get(f"{path}?limit=500&source=front&until={middle}")["data"]
+
+    assert [line for line in since if line["sequence"] <= fronts[0]["sequence"]] + until == fronts
+    with stack.client() as client:
+        refused = client.get(path, params={"follow": True, "until": middle})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["field"] == "until"
+
+
+def test_what_could_not_be_built_says_so_in_its_log(stack, sample) -> None:
+    body = {
+        "name": "too-large",
+        "checkpoint_id": sample["checkpoint_id"],
+        "serving": {"precision": "float32", "max_context": 10_000_000},
+    }
+    endpoint = stack.post(ENDPOINTS, body)
+    failed = stack.until(endpoint["endpoint_id"], "failed")
+    path = f"{ENDPOINTS}/{endpoint['endpoint_id']}"
+    stack.delete(path)
+
+    logs = wait_for("its log", lambda: stack.get(f"{path}/logs")["data"])
+
+    assert logs[0]["source"] == "agent"
+    assert logs[0]["line"] == f"failed: {failed['status_reason']}"
+
+
 def test_an_endpoint_can_be_read_as_it_was(stack, sample) -> None:
     path = f"{ENDPOINTS}/{sample['endpoint_id']}"
     placed = next(

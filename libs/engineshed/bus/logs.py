@@ -5,7 +5,7 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from zlib import crc32
 
@@ -23,6 +23,10 @@ LONGEST_LINE: Final = 16_384  # characters; the rest of a longer one is cut off
 PAGE_DEADLINE: Final = 10.0  # seconds
 
 _IN_FLIGHT: Final = 256
+_LOOKED_AT: Final = 20_000  # lines that a page may be looked for in
+_PART: Final = 5_000  # lines, or a few times as many, are looked at together
+# A line is stored after it was logged, however late; but the clock of its host may be fast.
+_FAST_CLOCK: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class LogSource:
     org_id: str
     endpoint_id: str
     replica_id: str = "*"
-    source: str = "*"  # build, front or triton
+    source: str = "*"  # agent, build, front or triton
 
     @property
     def subject(self) -> str:
@@ -65,8 +69,29 @@ class StoredLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """When lines were logged; None leaves it open."""
+
+    since: datetime | None = None  # then or later
+    until: datetime | None = None  # before then
+
+    def __contains__(self, time: datetime) -> bool:
+        """Tell whether a moment lies in it."""
+        return (self.since is None or time >= self.since) and (
+            self.until is None or time < self.until
+        )
+
+    def is_over(self, stored_at: datetime) -> bool:
+        """Tell whether what was stored at a moment was logged before it, and all before that."""
+        return self.since is not None and stored_at < self.since - _FAST_CLOCK
+
+
+ALWAYS: Final = Period()
+
+
+@dataclass(frozen=True, slots=True)
 class LogPage:
-    """Lines, newest first."""
+    """Lines, newest first; with a period they may be fewer than asked for, and yet not the last."""
 
     lines: Sequence[StoredLine]
     before: int | None  # pass it to `read_logs` for the lines before these; None: there are none
@@ -86,15 +111,29 @@ async def publish_logs(bus: Bus, source: LogSource, lines: Sequence[LogLine]) ->
 
 
 async def read_logs(
-    bus: Bus, source: LogSource, *, limit: int, before: int | None = None
+    bus: Bus,
+    source: LogSource,
+    *,
+    limit: int,
+    before: int | None = None,
+    period: Period = ALWAYS,
 ) -> LogPage:
     """Return the last `limit` lines of `source`, or the last ones before sequence `before`.
+
+    Args:
+        bus: where they are.
+        source: whose.
+        limit: how many lines at most.
+        before: only lines that were stored before this one.
+        period: only lines that were logged in it, however late they were stored.
 
     Raises:
         BusUnavailableError: the broker did not answer.
 
     """
-    return await bus.call(lambda js: _read_page(js, source, limit, before), deadline=PAGE_DEADLINE)
+    return await bus.call(
+        lambda js: _read_page(js, source, limit, before, period), deadline=PAGE_DEADLINE
+    )
 
 
 async def follow_logs(bus: Bus, source: LogSource, *, after: int) -> AsyncGenerator[StoredLine]:
@@ -138,24 +177,56 @@ async def _publish(bus: Bus, source: LogSource, line: LogLine) -> None:
 
 
 async def _read_page(
-    js: JetStreamContext, source: LogSource, limit: int, before: int | None
+    js: JetStreamContext, source: LogSource, limit: int, before: int | None, period: Period
 ) -> LogPage:
     try:
         state = (await js.stream_info(LOGS)).state
     except NotFoundError:  # nobody has logged anything yet
         return LogPage((), None, 0)
+    first = max(1, state.first_seq)
     end = min(before or state.last_seq + 1, state.last_seq + 1)
-    start = await _start_of_page(js, source, limit, max(1, state.first_seq), end)
+    found: list[StoredLine] = []
+    looked_at, size = 0, limit
+    while len(found) < limit and looked_at < _LOOKED_AT and end > first:
+        start = await _start_of_page(js, source, size, first, end)
+        part = await _read_part(js, source, start, end, limit - len(found), period)
+        found += part.lines
+        looked_at, size = looked_at + part.count, min(4 * size, _PART)
+        end = found[-1].sequence if len(found) == limit else start
+        if part.over:
+            break
+    more = end > first and not (len(found) < limit and part.over)
+    return LogPage(tuple(found), end if more else None, state.last_seq)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What was found in a part of the stream."""
+
+    lines: Sequence[StoredLine]  # newest first
+    count: int  # of all lines that were read
+    over: bool  # what comes before it is too old
+
+
+async def _read_part(
+    js: JetStreamContext, source: LogSource, start: int, end: int, limit: int, period: Period
+) -> _Part:
+    """Return the last lines of a period between two sequences, `limit` at most."""
     last: deque[StoredLine] = deque(maxlen=limit)
+    count, over = 0, False
     async with reading(js, LOGS, _from(source, start)) as reader:
         reached = start
         while reader.pending and reached < end:
             for message in await reader.batch():
                 reached = message.metadata.sequence.stream
-                if reached < end:
-                    last.appendleft(_stored(message))
-    more = len(last) == limit and last[-1].sequence > state.first_seq
-    return LogPage(tuple(last), last[-1].sequence if more else None, state.last_seq)
+                if reached >= end:
+                    break
+                over = over or period.is_over(message.metadata.timestamp)
+                count += 1
+                line = _stored(message)
+                if line.time in period:
+                    last.appendleft(line)
+    return _Part(tuple(last), count, over)
 
 
 async def _start_of_page(

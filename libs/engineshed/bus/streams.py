@@ -41,22 +41,31 @@ _LOG_STREAM: Final = StreamConfig(
 )
 
 
-async def ensure_streams(bus: Bus) -> None:
+async def ensure_streams(bus: Bus, log_retention: timedelta | None = None) -> None:
     """Make the streams of events and logs, or mend them; meant for `bus.on_connect`.
 
     So a broker whose store was wiped gets them back. Limits and replicas of a stream that exists
     stay as they are: they are the operator's to change.
+
+    Args:
+        bus: where they are.
+        log_retention: how long lines of logs are kept, from now on; None: as it is, and two weeks
+            in a new stream.
 
     Raises:
         BusUnavailableError: the broker did not answer.
 
     """
     for wanted in (_EVENT_STREAM, _LOG_STREAM):
-        await bus.call(partial(_ensure, wanted=wanted.evolve(num_replicas=bus.replicas)))
+        kept = log_retention if wanted is _LOG_STREAM else None
+        made = wanted.evolve(num_replicas=bus.replicas)
+        await bus.call(partial(_ensure, wanted=made, kept=kept))
 
 
-async def _ensure(js: JetStreamContext, wanted: StreamConfig) -> None:
+async def _ensure(js: JetStreamContext, wanted: StreamConfig, kept: timedelta | None) -> None:
     assert wanted.name is not None
+    if kept is not None:
+        wanted = wanted.evolve(max_age=kept.total_seconds())
     try:
         present = (await js.stream_info(wanted.name)).config
     except NotFoundError:
@@ -65,6 +74,7 @@ async def _ensure(js: JetStreamContext, wanted: StreamConfig) -> None:
     mended = present.evolve(
         subjects=wanted.subjects,
         duplicate_window=max(wanted.duplicate_window, present.duplicate_window),
+        max_age=present.max_age if kept is None else wanted.max_age,
     )
     if mended != present:
         await js.update_stream(mended)

@@ -360,6 +360,12 @@ class Keeper:
         self._means.claims.give_back(self._record.replica_id)
         await self._let_go()
         self._log.info("replica_ended", outcome=str(outcome))
+        if (failure := outcome.failure) is not None:  # nothing else may have been logged
+            said = f"failed: {failure.code}: {failure.reason}"
+            try:
+                await asyncio.to_thread(self._directory.log, said)
+            except OSError as error:  # the scheduler is told anyway
+                self._log.error("failure_not_logged", error=str(error))
         await self._remember(replace(self._record, outcome=outcome))
 
     async def _let_go(self) -> None:

@@ -22,7 +22,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from engineshed.agent.files import free_beginning
-from engineshed.agent.replicas import BUILD_LOG, FRONT_LOG, TRITON_LOG
+from engineshed.agent.replicas import AGENT_LOG, BUILD_LOG, FRONT_LOG, TRITON_LOG
 from engineshed.bus import Bus, BusUnavailableError, LogLine, LogSource, publish_logs
 from engineshed.runtime import write_private
 
@@ -30,6 +30,7 @@ _SOURCES: Final[Mapping[str, str]] = {
     "build": BUILD_LOG,
     "front": FRONT_LOG,
     "triton": TRITON_LOG,
+    "agent": AGENT_LOG,  # last: it says how the others ended
 }
 _OFFSETS: Final = "offsets.json"
 _BATCH_BYTES: Final = 128 * 1024

@@ -5,7 +5,9 @@
         spec.json      what the front is started with; holds the secret
         status.json    what the front tells of itself
         models/        Triton's model repository
-        build.log front.log triton.log   and offsets.json: how much of them was shipped
+        agent.log      how it failed, in the agent's words
+    build.log front.log triton.log
+    offsets.json   how much of the logs was shipped
 
 Everything here blocks for moments: call it in a thread.
 """
@@ -32,6 +34,7 @@ from engineshed.runtime import write_private
 
 FRONT: Final = (sys.executable, "-m", "engineshed.replica")
 """The program of a replica's front."""
+AGENT_LOG: Final = "agent.log"
 BUILD_LOG: Final = "build.log"
 FRONT_LOG: Final = "front.log"
 TRITON_LOG: Final = "triton.log"
@@ -118,6 +121,12 @@ class ReplicaDirectory:
         """Put the record into the folder, made if need be; it is on disk when this returns."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.path / _RECORD, _ADAPTER.dump_json(record))
+
+    def log(self, line: str) -> None:
+        """Add to the replica's log what its agent has to say."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.path / AGENT_LOG).open("a") as file:
+            file.write(f"{line}\n")
 
     def spec(self) -> ReplicaSpec | None:
         """Return what the front is started with; None before that."""

@@ -1,7 +1,10 @@
 """`shed logs` and `shed events`: what happens."""
 
+import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -12,6 +15,21 @@ from engineshed.cli.output import Format, Output, out, print_json
 
 ALL_EVENTS: Final = "/v0/events"
 
+_LINES: Final = 200
+_PAGE: Final = 10_000  # lines
+_AGO: Final = re.compile(r"(?P<number>\d{1,9}(\.\d{1,9})?)(?P<unit>[smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class Source(StrEnum):
+    """Whose log it is."""
+
+    AGENT = "agent"
+    BUILD = "build"
+    FRONT = "front"
+    TRITON = "triton"
+
+
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes, until Ctrl-C.")]
 
 
@@ -19,20 +37,38 @@ def logs(
     endpoint: Reference,
     follow: Follow = False,
     replica: Annotated[str, typer.Option(help="Only of this replica, rep_….")] = "",
+    source: Annotated[Source | None, typer.Option(help="Only from there.")] = None,
+    since: Annotated[
+        str, typer.Option(help="Only what was logged since: 10m, 2h, 3d ago, or a time.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Only what was logged before, as with --since.")] = "",
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=1, max=10_000, help="How many to begin with.")
-    ] = 200,
+        int | None,
+        typer.Option(
+            "--lines", "-n", min=1, help=f"The last so many; {_LINES}, or all since --since."
+        ),
+    ] = None,
     output: Output = Format.TEXT,
 ) -> None:
-    """Show what an endpoint's builds, fronts and Triton servers wrote, oldest first."""
+    """Show what an endpoint's replicas wrote: builds, fronts, Triton servers; oldest first."""
+    if follow and until:
+        raise typer.BadParameter("what comes has no end; leave out --until or --follow")
+    now = datetime.now(UTC)
+    given = {
+        "replica_id": replica,
+        "source": source or "",
+        "since": moment(since, now),
+        "until": moment(until, now),
+    }
+    query = {name: value for name, value in given.items() if value}
     client = Client(find_connection())
     path = f"{ENDPOINTS}/{find(client, endpoint)['endpoint_id']}/logs"
-    query: dict[str, Any] = {"limit": lines, **({"replica_id": replica} if replica else {})}
     if follow:
-        for item in client.follow(path, **query):
+        most = _PAGE if since else _LINES
+        for item in client.follow(path, limit=min(lines or most, _PAGE), **query):
             _print_line(item, output)
         return
-    for item in reversed(client.get(path, **query)["data"]):
+    for item in reversed(_last_lines(client, path, lines or (None if since else _LINES), query)):
         _print_line(item, output)
 
 
@@ -49,6 +85,42 @@ def events(
     items = client.follow(path) if follow else _pages(client, path)
     for item in items:
         print_event(item, output, of="" if endpoint else item["stream"])
+
+
+def moment(text: str, now: datetime) -> str:
+    """Return a moment as the API wants it, from "10m" ago or from a time; "" stays "".
+
+    Raises:
+        typer.BadParameter: it is neither.
+
+    """
+    if not text:
+        return ""
+    try:
+        if ago := _AGO.fullmatch(text):
+            at = now - timedelta(**{_UNITS[ago["unit"]]: float(ago["number"])})
+        else:
+            at = datetime.fromisoformat(text).astimezone(UTC)  # without a zone it is local time
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(
+            f"{text!r} is no time: give 10m, 2h or 3d ago, or 2026-01-31T12:00:00Z"
+        ) from error
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def _last_lines(client: Client, path: str, most: int | None, query: dict[str, str]) -> list[Json]:
+    """Return the last lines, `most` at most, newest first."""
+    found: list[Json] = []
+    before: int | None = None
+    while most is None or len(found) < most:
+        limit = _PAGE if most is None else min(_PAGE, most - len(found))
+        place = {} if before is None else {"before": before}
+        page = client.get(path, limit=limit, **place, **query)
+        found += page["data"]
+        before = page["before"]
+        if before is None:
+            break
+    return found
 
 
 def _pages(client: Client, path: str) -> Iterator[Json]:

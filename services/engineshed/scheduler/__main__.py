@@ -64,7 +64,7 @@ async def main(stop: asyncio.Event) -> None:
         replicas=settings.nats_replicas,
         tls=settings.tls_to("nats"),
     )
-    bus.on_connect(lambda: ensure_streams(bus))
+    bus.on_connect(lambda: ensure_streams(bus, settings.log_retention))
     channel = open_channel(
         settings.catalog_address,
         settings.service_token(),

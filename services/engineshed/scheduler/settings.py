@@ -36,7 +36,14 @@ class SchedulerSettings(StoreSettings):
         '"36:00:00" or a number of seconds; 0: for ever.',
     )
 
-    @field_validator("purge_stopped_after", mode="before")
+    log_retention: timedelta | None = Field(
+        default=None,
+        ge=timedelta(hours=1),
+        description="How long lines of replicas' logs are kept, given alike; unset: two weeks, or "
+        "as the broker's stream has been set.",
+    )
+
+    @field_validator("purge_stopped_after", "log_retention", mode="before")
     @classmethod
     def _read_seconds(cls, value: object) -> object:
         return float(value) if isinstance(value, str) and _is_number(value) else value

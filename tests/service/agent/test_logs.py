@@ -121,6 +121,28 @@ async def test_the_last_words_of_a_replica_are_shipped_before_it_is_forgotten(
     await host.until_forgotten(replica)
 
 
+async def test_a_replica_that_never_started_says_why_in_its_log(host: Host, reader: Bus) -> None:
+    replica = a_replica(host.checkpoint())
+    replica.checkpoint_digest = f"sha256:{'0' * 64}"
+    host.scheduler.want(replica)
+    host.start_agent()
+    failed = await host.until(replica, Replica.STATE_FAILED)
+
+    host.scheduler.want()
+    await host.until_forgotten(replica)
+
+    expected = f"failed: {failed.code}: {failed.reason}"
+    assert await lines(reader, replica, "agent", expected) == [expected]
+
+
+async def test_a_front_that_failed_has_the_reason_in_its_log(host: Host, reader: Bus) -> None:
+    replica = a_replica(host.checkpoint(), behavior="fail-loading")
+    host.scheduler.want(replica)
+    host.start_agent()
+
+    assert await lines(reader, replica, "agent", "failed: TRITON_DIED: it died")
+
+
 async def test_a_log_that_grows_for_ever_does_not_fill_the_disk(
     host: Host, reader: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,13 +8,15 @@ from engineshed.bus import (
     Bus,
     LogLine,
     LogSource,
+    Period,
     StoredLine,
     ensure_streams,
     follow_logs,
     publish_logs,
     read_logs,
 )
-from engineshed.bus.logs import LONGEST_LINE
+from engineshed.bus import logs as bus_logs
+from engineshed.bus.logs import LONGEST_LINE, LogPage
 
 from .conftest import Broker, Connect, eventually, messages_in
 
@@ -132,6 +134,90 @@ async def test_all_pages_together_are_all_lines(agent: Bus, gateway: Bus) -> Non
 
     assert len(seen) == len({line.sequence for line in seen}) == 400
     assert [line.sequence for line in seen] == sorted((x.sequence for x in seen), reverse=True)
+
+
+def at(second: float) -> datetime:
+    return NOON + timedelta(seconds=second)
+
+
+async def all_pages(gateway: Bus, period: Period, limit: int) -> list[str]:
+    found: list[str] = []
+    before: int | None = None
+    while True:
+        page: LogPage = await read_logs(
+            gateway, ENDPOINT, limit=limit, before=before, period=period
+        )
+        found += texts([*page.lines])
+        before = page.before
+        if before is None:
+            return found
+
+
+@pytest.mark.parametrize("limit", [2, 3, 100])
+async def test_lines_of_a_period_are_read_by_when_they_were_logged(
+    agent: Bus, gateway: Bus, limit: int
+) -> None:
+    await publish_logs(agent, FRONT, lines(1, 9))
+
+    assert await all_pages(gateway, Period(at(4), at(7)), limit) == ["line 6", "line 5", "line 4"]
+    assert await all_pages(gateway, Period(since=at(8)), limit) == ["line 9", "line 8"]
+    assert await all_pages(gateway, Period(until=at(3)), limit) == ["line 2", "line 1"]
+    assert await all_pages(gateway, Period(since=at(10)), limit) == []
+
+
+async def test_a_line_that_came_late_belongs_to_when_it_was_logged(
+    agent: Bus, gateway: Bus
+) -> None:
+    await publish_logs(agent, FRONT, lines(5, 9))
+    await publish_logs(agent, TRITON, lines(1, 3))  # its host was cut off meanwhile
+
+    found = await all_pages(gateway, Period(at(3), at(6)), 10)
+
+    assert found == ["line 3", "line 5"]
+
+
+async def test_a_period_long_ago_is_found_page_by_page(
+    agent: Bus, gateway: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_logs, "_LOOKED_AT", 100)
+    monkeypatch.setattr(bus_logs, "_PART", 50)
+    await publish_logs(agent, FRONT, lines(1, 1000))
+
+    page = await read_logs(gateway, ENDPOINT, limit=10, period=Period(until=at(3)))
+    found = await all_pages(gateway, Period(until=at(3)), 10)
+
+    assert page.lines == ()
+    assert page.before is not None
+    assert found == ["line 2", "line 1"]
+
+
+async def test_what_was_stored_before_a_period_is_not_looked_through(
+    agent: Bus, gateway: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_logs, "_FAST_CLOCK", -timedelta(days=1))  # all of it is too old
+    monkeypatch.setattr(bus_logs, "_PART", 50)
+    await publish_logs(agent, FRONT, lines(1, 300))
+
+    page = await read_logs(gateway, ENDPOINT, limit=10, period=Period(since=datetime.now(UTC)))
+
+    assert (page.lines, page.before) == ((), None)
+
+
+async def test_lines_are_kept_for_two_weeks_or_as_long_as_it_is_set(
+    agent: Bus, connect: Connect
+) -> None:
+    scheduler = await connect("scheduler")
+    await eventually(lambda: scheduler.connected)
+
+    async def kept() -> timedelta:
+        info = await scheduler.call(lambda js: js.stream_info("ENGINESHED_LOGS"))
+        return timedelta(seconds=info.config.max_age or 0)
+
+    assert await kept() == timedelta(weeks=2)
+    await ensure_streams(scheduler, timedelta(days=30))
+    assert await kept() == timedelta(days=30)
+    await ensure_streams(scheduler)  # another service, which was not told
+    assert await kept() == timedelta(days=30)
 
 
 async def test_nothing_logged_is_an_empty_page(gateway: Bus) -> None:

@@ -1,4 +1,4 @@
-"""How long stopped endpoints are kept, as it is set and as it is told."""
+"""How long stopped endpoints and logs are kept, as it is set and as it is told."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +37,16 @@ def test_a_time_is_read_with_its_unit_or_in_seconds(
 
 def test_it_is_two_weeks_unless_it_is_set(environment: pytest.MonkeyPatch) -> None:
     assert SchedulerSettings().purge_stopped_after == timedelta(weeks=2)
+
+
+def test_logs_are_kept_as_the_stream_says_unless_it_is_set(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    assert SchedulerSettings().log_retention is None
+
+    environment.setenv("ENGINESHED_LOG_RETENTION", "30d")
+
+    assert SchedulerSettings().log_retention == timedelta(days=30)
 
 
 @pytest.mark.parametrize("said", ["-1", "soon", "nan"])

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from engineshed.api.events.v1.event_service_pb2 import ReadEventsRequest
-from engineshed.bus.logs import LogSource, follow_logs, read_logs
+from engineshed.bus.logs import LogSource, Period, follow_logs, read_logs
+from engineshed.errors import InvalidFieldError
 from engineshed.gateway.controlplane import schemas, views
 from engineshed.gateway.controlplane.clients import Caller, CallerDep
 from engineshed.gateway.controlplane.endpoints import owned_endpoint
-from engineshed.gateway.controlplane.parameters import EndpointId
+from engineshed.gateway.controlplane.parameters import EndpointId, Moment
 from engineshed.gateway.controlplane.views import Json
 
 MAX_LINES: Final = 10_000
@@ -80,17 +81,34 @@ async def get_logs(
         str, Query(pattern="^(rep_[0-9A-HJKMNP-TV-Z]{26})?$", description="Only of this replica.")
     ] = "",
     source: Annotated[
-        Literal["", "build", "front", "triton"], Query(description="Only from there.")
+        Literal["", "agent", "build", "front", "triton"],
+        Query(description="Only from there; agent: how a replica failed."),
     ] = "",
     before: Annotated[
         int | None, Query(ge=1, le=2**63 - 1, description="Only lines before this `sequence`.")
     ] = None,
+    since: Annotated[
+        Moment | None, Query(description="Only lines that were logged then or later.")
+    ] = None,
+    until: Annotated[
+        Moment | None, Query(description="Only lines that were logged before then.")
+    ] = None,
     follow: Follow = False,
 ) -> Json | StreamingResponse:
-    """Return what an endpoint's replicas wrote, newest first; or, with follow, as it comes."""
+    """Return what an endpoint's replicas wrote, newest first; or, with follow, as it comes.
+
+    With `since` or `until` a page may have fewer lines than asked for, and yet not be the last: go
+    on with its `before` until that is null.
+    """
+    if follow and until is not None:
+        raise InvalidFieldError.of(
+            "until", "what comes has no end; leave out either this or follow"
+        )
     endpoint = await owned_endpoint(caller, endpoint_id)
     wanted = LogSource(endpoint.org_id, endpoint_id, replica_id or "*", source or "*")
-    page = await read_logs(caller.services.bus, wanted, limit=limit, before=before)
+    page = await read_logs(
+        caller.services.bus, wanted, limit=limit, before=before, period=Period(since, until)
+    )
     lines = [views.log_line(item) for item in page.lines]
     if follow:
         return _stream(_log_lines(caller, wanted, lines, page.after))
