@@ -13,6 +13,7 @@ from engineshed.api.catalog.v1.hold_service_pb2_grpc import add_HoldServiceServi
 from engineshed.api.catalog.v1.organization_service_pb2_grpc import (
     add_OrganizationServiceServicer_to_server,
 )
+from engineshed.api.catalog.v1.template_service_pb2 import Template
 from engineshed.api.catalog.v1.template_service_pb2_grpc import (
     add_TemplateServiceServicer_to_server,
 )
@@ -34,6 +35,7 @@ from engineshed.catalog.registration import Registrar
 from engineshed.catalog.settings import CatalogSettings
 from engineshed.catalog.sources import Sources
 from engineshed.catalog.store import SERVICE, CatalogStore
+from engineshed.catalog.template_file import read_templates
 from engineshed.catalog.template_service import TemplateServicer
 from engineshed.catalog.templates import Templates, sample_template
 from engineshed.catalog.token_service import TokenServicer
@@ -92,7 +94,8 @@ async def _serve(
     org_id = await bootstrap.ensure_organization(store, settings.default_organization)
     if settings.bootstrap_token_file is not None:
         await bootstrap.ensure_token(store, settings.bootstrap_token_file, org_id)
-    templates = await _templates(store, sources)
+    own = await asyncio.to_thread(read_templates, settings.templates) if settings.templates else []
+    templates = Templates(*own, *await _sample(store, sources))
 
     registrar = Registrar(store, artifacts, sources.open_recorded)
     grants = GrantPublisher(store, bus)
@@ -109,7 +112,7 @@ async def _serve(
     server.add(add_TokenServiceServicer_to_server, TokenServicer(store))
     checkpoints = CheckpointServicer(store, registrar, sources.open)
     server.add(add_CheckpointServiceServicer_to_server, checkpoints)
-    server.add(add_HoldServiceServicer_to_server, HoldServicer(store))
+    server.add(add_HoldServiceServicer_to_server, HoldServicer(store, templates))
     server.add(add_TemplateServiceServicer_to_server, TemplateServicer(templates))
     server.add(add_EventServiceServicer_to_server, EventServicer(store.events))
     relay = Relay(store.events, EventPublisher(bus, SERVICE))
@@ -134,13 +137,13 @@ async def _serve(
         await server.stop(_GRACE_S)
 
 
-async def _templates(store: CatalogStore, sources: Sources) -> Templates:
+async def _sample(store: CatalogStore, sources: Sources) -> list[Template]:
     try:
         checkpoint_id = await bootstrap.ensure_sample(store, sources.open_sample)
     except CheckpointInvalidError as error:
         log.warning("no sample model in this installation", error=error.message)
-        return Templates()
-    return Templates(sample_template(checkpoint_id))
+        return []
+    return [sample_template(checkpoint_id)]
 
 
 if __name__ == "__main__":

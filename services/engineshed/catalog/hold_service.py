@@ -11,14 +11,16 @@ from engineshed.catalog.commands import by_caller, change_checkpoint
 from engineshed.catalog.domain.checkpoint import ReleaseHold, TakeHold
 from engineshed.catalog.domain.errors import CheckpointNotFoundError
 from engineshed.catalog.store import CatalogStore
+from engineshed.catalog.templates import Templates
 from engineshed.rpc import current_call
 
 
 class HoldServicer(HoldServiceServicer):
     """Interceptors validate the request and give errors their status before and after this."""
 
-    def __init__(self, store: CatalogStore) -> None:
+    def __init__(self, store: CatalogStore, templates: Templates) -> None:
         self._store = store
+        self._templates = templates
 
     async def CreateHold(
         self, request: pb.CreateHoldRequest, context: ServicerContext[Any, Any]
@@ -27,7 +29,9 @@ class HoldServicer(HoldServiceServicer):
         record = await self._store.checkpoint(request.checkpoint_id)
         if record is None:
             raise CheckpointNotFoundError.of(request.checkpoint_id)
-        command = TakeHold(request.checkpoint_id, request.org_id, request.holder_id)
+        offered = record.checkpoint_id in self._templates.checkpoints
+        org_id = record.org_id if offered else request.org_id
+        command = TakeHold(request.checkpoint_id, org_id, request.holder_id)
         await self._change(record, command)
         return pb.CreateHoldResponse(checkpoint=await self._store.checkpoint(request.checkpoint_id))
 

@@ -31,6 +31,10 @@ class CatalogSettings(StoreSettings):
         default="",
         description="file:///… the folder of all checkpoints; by default in the state directory.",
     )
+    templates: Path | None = Field(
+        default=None,
+        description="A YAML or JSON file with the operator's templates; read at the start.",
+    )
     orphan_hold_age_s: float = Field(
         default=3600,
         gt=0,
@@ -54,6 +58,13 @@ class CatalogSettings(StoreSettings):
         return (
             [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
         )
+
+    @field_validator("templates")
+    @classmethod
+    def _is_absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
+            raise ValueError(f"{value} is not an absolute path")
+        return value
 
     @field_validator("import_roots")
     @classmethod

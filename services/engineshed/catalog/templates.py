@@ -17,6 +17,10 @@ _CUSTOM: Final = Template(
 )
 
 
+# The names that no operator's template may have.
+BUILT_IN: Final = frozenset({_CUSTOM.model_name, SAMPLE})
+
+
 class TemplateNotFoundError(DomainError):
     """There is no such template."""
 
@@ -46,6 +50,11 @@ class Templates:
     def __init__(self, *further: Template) -> None:
         """Make the list of the built-in template `custom` and `further` ones."""
         self._templates = {template.model_name: template for template in (_CUSTOM, *further)}
+
+    @property
+    def checkpoints(self) -> frozenset[str]:
+        """The checkpoints behind templates: every organization may serve them."""
+        return frozenset(one.checkpoint_id for one in self._templates.values() if one.checkpoint_id)
 
     def get(self, model_name: str) -> Template:
         """Return a template.

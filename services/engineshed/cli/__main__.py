@@ -63,6 +63,17 @@ Simulate = Annotated[
     ),
 ]
 
+Templates = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        resolve_path=True,
+        metavar="FILE",
+        help="Your own templates, YAML or JSON; see docs/operations.md.",
+    ),
+]
+
 
 @app.command()
 def up(
@@ -72,11 +83,13 @@ def up(
     region: Region = "local",
     slots: Slots = 4,
     simulate: Simulate = "",
+    templates: Templates = None,
 ) -> None:
     """Run the whole platform on this machine, in the foreground, until Ctrl-C."""
     from engineshed.cli.stack.up import up as run
 
-    _run(run(state_dir.resolve(), StackOptions(http_host, http_port, region, slots, simulate), out))
+    options = StackOptions(http_host, http_port, region, slots, simulate, templates)
+    _run(run(state_dir.resolve(), options, out))
 
 
 @app.command()

@@ -2,11 +2,13 @@
 
 import asyncio
 import socket
+import subprocess
 import sys
 
 from engineshed.cli.stack import supervisor
 from engineshed.cli.stack.layout import Layout
-from engineshed.cli.stack.programs import Program
+from engineshed.cli.stack.options import StackOptions
+from engineshed.cli.stack.programs import Program, programs
 from engineshed.cli.stack.supervisor import Supervisor
 
 
@@ -74,3 +76,27 @@ async def test_the_log_of_a_program_that_goes_on_stays_short(tmp_path, monkeypat
     assert told == []
     assert b"\0" not in log.read_bytes()
     assert set(before.read_text().split()) == {"0" * 99}
+
+
+def test_a_stack_with_templates_that_make_no_sense_is_not_started(tmp_path) -> None:
+    templates = tmp_path / "templates.yaml"
+    templates.write_text("templates: [{model_name: acme/bot, flavors: []}]")
+    shed = [sys.executable, "-m", "engineshed.cli", "up", "--templates", str(templates)]
+    done = subprocess.run(
+        [*shed, "--state-dir", str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "templates[0].flavors: " in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_catalog_is_told_where_the_templates_are(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    layout.prepare()
+    options = StackOptions("127.0.0.1", 8080, "local", 1, "", tmp_path / "templates.yaml")
+    environments = {one.name: one.environment for one in programs(layout, options)}
+    assert environments["catalog"]["ENGINESHED_TEMPLATES"] == str(tmp_path / "templates.yaml")

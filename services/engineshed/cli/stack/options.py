@@ -1,6 +1,7 @@
 """What is said of a stack on the command line; imported by every command, so it imports little."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class StackError(Exception):
@@ -16,6 +17,7 @@ class StackOptions:
     region: str
     slots: int
     simulate: str  # "h100-sxm:8", or empty
+    templates: Path | None = None  # the operator's own
 
     @property
     def url(self) -> str:

@@ -62,6 +62,8 @@ def programs(layout: Layout, options: StackOptions) -> list[Program]:
             "ENGINESHED_PUBLIC_HOST": f"localhost:{options.http_port}",
         },
     }
+    if options.templates:
+        own["catalog"]["ENGINESHED_TEMPLATES"] = str(options.templates)
     for name in METRICS:
         own[name]["ENGINESHED_METRICS_LISTEN"] = f"127.0.0.1:{ports[f'{name}-metrics']}"
     return [nats, *(_service(layout, name, {**common, **extra}) for name, extra in own.items())]

@@ -32,9 +32,11 @@ async def running_stack(
     """Run a stack for the time of the block, from when the gateway answers.
 
     Raises:
-        StackError: another stack runs in the directory, the port is taken, it does not start, or
-            `stop` was set meanwhile.
+        StackError: another stack runs in the directory, the port is taken, the templates make no
+            sense, it does not start, or `stop` was set meanwhile.
     """
+    if options.templates:
+        await _check(options.templates)
     layout = Layout(state_dir)
     with _locked(layout):
         layout.prepare()
@@ -97,6 +99,20 @@ def welcome(layout: Layout, options: StackOptions, console: Console) -> None:
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print("\nCtrl-C stops everything.")
+
+
+async def _check(templates: Path) -> None:
+    """Let the catalog's own reader say what is wrong, before anything is started.
+
+    Raises:
+        StackError: the file is none of templates.
+
+    """
+    command = (sys.executable, "-m", "engineshed.catalog.template_file", str(templates))
+    reading = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, complaint = await reading.communicate()
+    if reading.returncode:
+        raise StackError(complaint.decode(errors="replace").strip())
 
 
 async def _until_ready(url: str, layout: Layout, stop: asyncio.Event) -> None:
