@@ -23,6 +23,8 @@ from engineshed.cli.progress import wait_for_drain
 
 NODES: Final = "/v0/nodes"
 
+_HEARD: Final = ("joined", "cordoned", "draining")
+
 Reference = Annotated[
     str, typer.Argument(metavar="NODE", help="Its id, or the host's name if that is unique.")
 ]
@@ -115,6 +117,8 @@ def remove_node(
     """
     client = Client(find_connection())
     found = client.get(f"{NODES}/{node_id(client, node)}")
+    if found["status"] in _HEARD:
+        err.print("Its agent was heard lately: while it runs, it joins again. Stop it first.")
     if not yes:
         typer.confirm(f"Remove {found['hostname']} ({found['node_id']})?", abort=True)
     query = {"force": "true" if force else "false", **({"reason": reason} if reason else {})}

@@ -216,7 +216,11 @@ def test_draining_a_host_waits_until_nobody_is_left_on_it(platform) -> None:
 
 def test_a_host_is_removed_only_when_that_is_confirmed(platform) -> None:
     platform.body = node()
-    assert shed(platform, "remove-node", NODE).returncode == 1
+    done = shed(platform, "remove-node", NODE)
+    assert done.returncode == 1
+    assert "while it runs, it joins again" in done.stderr
     assert [method for method, _, _ in platform.asked] == ["GET"]
     assert shed(platform, "remove-node", NODE, "--force", "--yes").returncode == 0
     assert platform.asked[-1][:2] == ("DELETE", f"/v0/nodes/{NODE}?force=true")
+    platform.body = node("lost")
+    assert shed(platform, "remove-node", NODE, "--yes").stderr == ""

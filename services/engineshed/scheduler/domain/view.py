@@ -289,14 +289,10 @@ class View:
         self.nodes[new.node_id] = new
         self._offer(old, -1)
         self._offer(new, +1)
-        for nodes_on_duty, duty in (
-            (self._draining, NodeState.DRAINING),
-            (self._left, NodeState.LEFT),
-        ):
+        for index, duty in ((self._draining, NodeState.DRAINING), (self._left, NodeState.LEFT)):
+            index.discard(new.node_id)
             if new.duty is duty:
-                nodes_on_duty.add(new.node_id)
-            else:
-                nodes_on_duty.discard(new.node_id)
+                index.add(new.node_id)
         self._index_room(new.node_id)
 
     def _offer(self, node: Node | None, count: int) -> None:
