@@ -41,6 +41,7 @@ from engineshed.scheduler.replica_secrets import ReplicaSecrets
 from engineshed.scheduler.routes import Routes
 from engineshed.scheduler.settings import SchedulerSettings
 from engineshed.scheduler.store import SERVICE, heard_times, open_store
+from engineshed.scheduler.updates import Updates
 from engineshed.telemetry import Exposition, serve_metrics
 from engineshed.telemetry.tracing import configure_tracing
 
@@ -146,10 +147,12 @@ async def _lead(
         journal, endpoints, catalog, bus, poll_s=settings.checkpoint_poll_s
     )
     creation = Creation(journal, endpoints, catalog, most_gpus=settings.most_gpus, policy=policy)
+    holds = Holds(journal, catalog)
+    updates = Updates(journal, catalog, holds, most_gpus=settings.most_gpus)
     purge = Purge(journal, endpoints, settings.purge_stopped_after)
     server.add(
         add_EndpointServiceServicer_to_server,
-        EndpointServicer(journal, endpoints, creation, agents, purge),
+        EndpointServicer(journal, endpoints, creation, updates, agents, purge),
     )
     server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, nodes, agents))
     observations = Observations(journal, agents, endpoints, nodes)
@@ -171,7 +174,7 @@ async def _lead(
                 "routes": routes.run(),
                 "awaited checkpoints": awaited.poll(),
                 "checkpoint events": awaited.listen(),
-                "holds": Holds(journal, catalog).run(),
+                "holds": holds.run(),
                 "heard times": heard.run(),
                 "purge": purge.run(),
             },
@@ -187,7 +190,8 @@ async def _expected_agents(journal: Journal) -> Agents:
     heard = await heard_times(journal.store)
     for node_id, node in journal.view.nodes.items():
         if node.heard:
-            agents.expect(node_id, heard.get(node_id, utc_now()))
+            # Whoever joined just before a leader was killed may not have been noted yet.
+            agents.expect(node_id, heard.get(node_id, node.joined_at))
     return agents
 
 

@@ -28,6 +28,7 @@ ACCESS: Final[Mapping[str, Access]] = dict(
             GetEndpoint=_scope(_READ, "catalog", "gateway", "ledger"),
             ListEndpoints=_scope(_READ),
             UpdateEndpoint=_scope(_WRITE),
+            RollbackEndpoint=_scope(_WRITE),
             StopEndpoint=_scope(_WRITE),
             RestartEndpoint=_scope(_WRITE),
             DeleteEndpoint=_scope(_WRITE),

@@ -23,15 +23,14 @@ from engineshed.scheduler.calls import (
     page_token,
 )
 from engineshed.scheduler.creation import Creation
-from engineshed.scheduler.domain.admission import most_replicas_of
-from engineshed.scheduler.domain.commands import Command, Delete, Restart, Stop
+from engineshed.scheduler.domain.commands import Command, Delete, Restart, Rollback, Stop
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import EndpointNotFoundError
 from engineshed.scheduler.endpoints import Endpoints, read_answer
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.purge import Purge
 from engineshed.scheduler.rendering import endpoint_message
-from engineshed.scheduler.updates import read_update
+from engineshed.scheduler.updates import Updates
 
 
 class EndpointServicer(EndpointServiceServicer):
@@ -42,12 +41,14 @@ class EndpointServicer(EndpointServiceServicer):
         journal: Journal,
         endpoints: Endpoints,
         creation: Creation,
+        updates: Updates,
         agents: Agents,
         purge: Purge,
     ) -> None:
         self._journal = journal
         self._endpoints = endpoints
         self._creation = creation
+        self._updates = updates
         self._agents = agents
         self._purge = purge
 
@@ -103,11 +104,22 @@ class EndpointServicer(EndpointServiceServicer):
         """Change the fields that the mask names."""
         call = current_call()
         endpoint = await self._owned(request.endpoint_id, call.principal)
-        most = most_replicas_of(endpoint, self._journal.view.offers())
-        command = read_update(request, most)
         key = once(call, "UpdateEndpoint", request)
-        changed = await self._command(endpoint, command, call, key)
+        changed = await self._recall(key)
+        if changed is None:
+            async with self._updates.reading(request, endpoint) as command:
+                changed = await self._command(endpoint, command, call, key)
         return pb.UpdateEndpointResponse(endpoint=changed)
+
+    async def RollbackEndpoint(
+        self, request: pb.RollbackEndpointRequest, context: ServicerContext[Any, Any]
+    ) -> pb.RollbackEndpointResponse:
+        """Go back to the deployment before the rollout."""
+        call = current_call()
+        endpoint = await self._owned(request.endpoint_id, call.principal)
+        key = once(call, "RollbackEndpoint", request)
+        changed = await self._command(endpoint, Rollback(request.etag), call, key)
+        return pb.RollbackEndpointResponse(endpoint=changed)
 
     async def StopEndpoint(
         self, request: pb.StopEndpointRequest, context: ServicerContext[Any, Any]

@@ -9,7 +9,7 @@ from engineshed.scheduler.agents import Agents
 from engineshed.scheduler.domain.endpoint import ENDED_SHOWN, Endpoint, EndpointState
 from engineshed.scheduler.domain.filters import what_is_missing
 from engineshed.scheduler.domain.node import Node, message_of
-from engineshed.scheduler.domain.replica import Replica, ReplicaState
+from engineshed.scheduler.domain.replica import Replica, ReplicaState, Serving
 from engineshed.scheduler.domain.view import View
 
 _BUSY = (ReplicaState.FETCHING, ReplicaState.BUILDING, ReplicaState.LOADING)
@@ -54,11 +54,7 @@ def endpoint_message(
             min_replicas=endpoint.scaling.min_replicas,
             max_replicas=endpoint.scaling.max_replicas,
         ),
-        serving=api.ServingParameters(
-            max_context=endpoint.serving.max_context,
-            precision=endpoint.serving.precision,
-            quantization=endpoint.serving.quantization,
-        ),
+        serving=_serving(endpoint.serving),
         enabled=endpoint.enabled,
         state=api.Endpoint.State.ValueType(status.state),
         state_reason=reason,
@@ -75,6 +71,8 @@ def endpoint_message(
         etag=endpoint.etag,
         queue_position=view.queue_position(endpoint) if queued and view else 0,
         ever_ready=endpoint.ever_ready,
+        deployment=endpoint.deployment.number,
+        rollout=_rollout(endpoint, reason) if endpoint.rollout else None,
     )
 
 
@@ -101,6 +99,38 @@ def node_message(node: Node, view: View, agents: Agents) -> node_api.Node:
     return message
 
 
+def _rollout(endpoint: Endpoint, waits_for: str) -> api.Rollout:
+    rollout = endpoint.rollout
+    assert rollout is not None, "only a rollout is shown"
+    previous, failed = rollout.previous, bool(rollout.failure)
+    updated = sum(
+        replica.ready and replica.deployment == endpoint.deployment for replica in endpoint.replicas
+    )
+    return api.Rollout(
+        state=api.Rollout.STATE_FAILED if failed else api.Rollout.STATE_IN_PROGRESS,
+        reason=rollout.failure or waits_for,
+        strategy=api.UpdateStrategy.ValueType(rollout.strategy),
+        updated_replicas=updated,
+        previous=api.Deployment(
+            number=previous.number,
+            checkpoint_id=previous.checkpoint.checkpoint_id,
+            checkpoint_digest=previous.checkpoint.digest,
+            gpu_type=previous.gpu_type,
+            gpu_count=previous.gpu_count,
+            serving=_serving(previous.serving),
+        ),
+        start_time=to_timestamp(rollout.started_at),
+    )
+
+
+def _serving(serving: Serving) -> api.ServingParameters:
+    return api.ServingParameters(
+        max_context=serving.max_context,
+        precision=serving.precision,
+        quantization=serving.quantization,
+    )
+
+
 def _replica(replica: Replica, agents: Agents | None) -> api.Replica:
     message = api.Replica(
         replica_id=replica.replica_id,
@@ -112,6 +142,8 @@ def _replica(replica: Replica, agents: Agents | None) -> api.Replica:
         engine_digest=replica.engine_digest,
         engine_backend=replica.engine_backend,
         create_time=to_timestamp(replica.placed_at),
+        deployment=replica.deployment.number,
+        leaving=replica.leaving,
     )
     shown = agents.shown(replica.node_id, replica.replica_id) if agents else None
     if shown is not None and not replica.ended:

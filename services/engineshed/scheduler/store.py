@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from engineshed.eventstore import EventStore
 from engineshed.scheduler import tables
@@ -73,25 +73,48 @@ async def terminated_since(store: EventStore, moment: datetime) -> list[Terminat
     return [Terminated(*row[:4], created_at=_from_moment(row[4])) for row in rows]
 
 
-async def held_checkpoints(store: EventStore) -> dict[str, str]:
-    """Return the checkpoints that are held at the catalog, by the endpoint that holds them."""
+async def holds(store: EventStore) -> list[tuple[str, str]]:
+    """Return who holds what at the catalog: ids of endpoints and of checkpoints."""
     query = select(tables.holds.c.endpoint_id, tables.holds.c.checkpoint_id)
     rows = await store.query(lambda connection: connection.execute(query).all())
-    return {row.endpoint_id: row.checkpoint_id for row in rows}
+    return [(endpoint_id, checkpoint_id) for endpoint_id, checkpoint_id in rows]
 
 
-async def forget_hold(store: EventStore, endpoint_id: str) -> None:
-    """Note that an endpoint's hold has been given back.
+async def note_hold(store: EventStore, endpoint_id: str, checkpoint_id: str) -> None:
+    """Note that an endpoint is going to hold a checkpoint, if that is not noted already.
 
     Raises:
         StoreUnavailableError: the database takes no writes.
 
     """
+    condition = _hold(endpoint_id, checkpoint_id)
 
     def write(connection: Connection) -> None:
-        connection.execute(delete(tables.holds).where(tables.holds.c.endpoint_id == endpoint_id))
+        if connection.execute(select(tables.holds).where(condition)).first() is None:
+            row = {"endpoint_id": endpoint_id, "checkpoint_id": checkpoint_id}
+            connection.execute(insert(tables.holds), row)
 
     await store.append(write=write)
+
+
+async def forget_hold(store: EventStore, endpoint_id: str, checkpoint_id: str) -> None:
+    """Note that a hold has been given back.
+
+    Raises:
+        StoreUnavailableError: the database takes no writes.
+
+    """
+    condition = _hold(endpoint_id, checkpoint_id)
+
+    def write(connection: Connection) -> None:
+        connection.execute(delete(tables.holds).where(condition))
+
+    await store.append(write=write)
+
+
+def _hold(endpoint_id: str, checkpoint_id: str) -> ColumnElement[bool]:
+    columns = tables.holds.c
+    return and_(columns.endpoint_id == endpoint_id, columns.checkpoint_id == checkpoint_id)
 
 
 async def heard_times(store: EventStore) -> dict[str, datetime]:

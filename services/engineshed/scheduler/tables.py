@@ -65,7 +65,7 @@ holds: Final = Table(
     "holds",
     METADATA,
     Column("endpoint_id", String, primary_key=True),
-    Column("checkpoint_id", String, nullable=False),
+    Column("checkpoint_id", String, primary_key=True),
     sqlite_with_rowid=False,
 )
 

@@ -1,37 +1,113 @@
-"""What an UpdateEndpointRequest asks for."""
+"""What an UpdateEndpointRequest asks for, checked like a creation."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
-from engineshed.api.scheduler.v1.endpoint_service_pb2 import UpdateEndpointRequest
+from engineshed.api.scheduler.v1.endpoint_service_pb2 import (
+    CreateEndpointRequest,
+    Scaling,
+    ServingParameters,
+    UpdateEndpointRequest,
+)
 from engineshed.errors import FieldError, InvalidFieldError
-from engineshed.scheduler.domain.commands import Update
-from engineshed.scheduler.domain.errors import ImmutableFieldError
+from engineshed.scheduler.catalog_client import Catalog
+from engineshed.scheduler.checkpoints import served
+from engineshed.scheduler.domain.admission import admit, most_replicas_of
+from engineshed.scheduler.domain.commands import Redeployment, Update
+from engineshed.scheduler.domain.endpoint import Endpoint, Strategy
+from engineshed.scheduler.domain.errors import CheckpointNotReadyError, ImmutableFieldError
+from engineshed.scheduler.holds import Holds
+from engineshed.scheduler.journal import Journal
 
 _MIN: Final = "scaling.min_replicas"
 _MAX: Final = "scaling.max_replicas"
-_CHANGEABLE: Final = ("name", "description", "enabled", "scaling", _MIN, _MAX)
-_FIXED: Final = (
-    "checkpoint_id",
-    "flavor_name",
-    "gpu_count",
-    "gpu_type",
-    "model_name",
-    "region",
-    "routing_key",
+_SERVING: Final = ("serving.max_context", "serving.precision", "serving.quantization")
+_DEPLOYMENT: Final = ("checkpoint_id", "gpu_count", "gpu_type", *_SERVING)
+_CHANGEABLE: Final = (
+    "name",
+    "description",
+    "enabled",
+    "scaling",
+    _MIN,
+    _MAX,
     "serving",
+    *_DEPLOYMENT,
 )
+_FIXED: Final = ("flavor_name", "model_name", "region", "routing_key")
 
 
-def read_update(request: UpdateEndpointRequest, most_replicas: int) -> Update:
-    """Return the command; what the mask does not name stays as it is.
+class Updates:
+    """Reads updates: what they name must exist, fit the template, and be held."""
 
-    Args:
-        request: valid by its proto.
-        most_replicas: how many replicas of the endpoint the fleet could ever hold.
+    def __init__(self, journal: Journal, catalog: Catalog, holds: Holds, *, most_gpus: int) -> None:
+        self._journal = journal
+        self._catalog = catalog
+        self._holds = holds
+        self._most_gpus = most_gpus
+
+    @asynccontextmanager
+    async def reading(
+        self, request: UpdateEndpointRequest, endpoint: Endpoint
+    ) -> AsyncIterator[Update]:
+        """Yield the command; a checkpoint that it names is held until it is recorded.
+
+        Args:
+            request: valid by its proto.
+            endpoint: as it is now.
+
+        Raises:
+            ImmutableFieldError: the mask names what cannot be changed.
+            DomainError: what is asked for can never be had, or the catalog cannot be reached.
+
+        """
+        paths = paths_of(request)
+        update = read_update(request, paths)
+        asked = paths.intersection(_DEPLOYMENT)
+        if not asked:
+            most = most_replicas_of(endpoint, self._journal.view.offers())
+            yield replace(update, most_replicas=most)
+            return
+        redeployment = await self._admitted(request, paths, endpoint)
+        update = replace(update, redeployment=redeployment)
+        checkpoint_id = request.endpoint.checkpoint_id
+        if "checkpoint_id" not in asked or checkpoint_id == endpoint.checkpoint.checkpoint_id:
+            yield update
+            return
+        async with self._holds.taken(checkpoint_id, endpoint) as found:
+            if not found.digest:
+                raise CheckpointNotReadyError(
+                    f"checkpoint {checkpoint_id} is still being registered; wait until it is, "
+                    "then update the endpoint",
+                    checkpoint_id=checkpoint_id,
+                )
+            yield replace(update, redeployment=replace(redeployment, checkpoint=served(found)))
+
+    async def _admitted(
+        self, request: UpdateEndpointRequest, paths: frozenset[str], endpoint: Endpoint
+    ) -> Redeployment:
+        """Return what is to change of the deployment, checked as if it were created so."""
+        template = await self._catalog.template(endpoint.model_name)
+        wanted = _as_creation(request, paths, endpoint)
+        admitted = admit(wanted, template, self._journal.view.offers(), self._most_gpus)
+        serving = admitted.serving
+        return Redeployment(
+            gpu_type=admitted.gpu_type if "gpu_type" in paths else None,
+            gpu_count=admitted.gpu_count if "gpu_count" in paths else None,
+            max_context=serving.max_context if _SERVING[0] in paths else None,
+            precision=serving.precision if _SERVING[1] in paths else None,
+            quantization=serving.quantization if _SERVING[2] in paths else None,
+            strategy=Strategy(request.update_strategy or Strategy.SURGE),
+        )
+
+
+def paths_of(request: UpdateEndpointRequest) -> frozenset[str]:
+    """Return the fields that the mask names, without those that stand for several.
 
     Raises:
-        ImmutableFieldError: the mask names what cannot be changed.
-        InvalidFieldError: the mask names what an endpoint does not have.
+        ImmutableFieldError: it names what cannot be changed.
+        InvalidFieldError: it names what an endpoint does not have.
 
     """
     paths = frozenset(request.update_mask.paths)
@@ -39,6 +115,16 @@ def read_update(request: UpdateEndpointRequest, most_replicas: int) -> Update:
         raise _refusal(unknown)
     if "scaling" in paths:
         paths |= {_MIN, _MAX}
+    if "serving" in paths:
+        paths |= set(_SERVING)
+    for path in ("checkpoint_id", "gpu_type"):
+        if path in paths and not getattr(request.endpoint, path):
+            raise InvalidFieldError.of(path, "must not be empty; leave it out to keep it")
+    return paths
+
+
+def read_update(request: UpdateEndpointRequest, paths: frozenset[str]) -> Update:
+    """Return the command, but for the deployment; what `paths` does not name stays as it is."""
     new = request.endpoint
     return Update(
         etag=request.etag,
@@ -47,7 +133,33 @@ def read_update(request: UpdateEndpointRequest, most_replicas: int) -> Update:
         enabled=new.enabled if "enabled" in paths else None,
         min_replicas=new.scaling.min_replicas if _MIN in paths else None,
         max_replicas=new.scaling.max_replicas if _MAX in paths else None,
-        most_replicas=most_replicas,
+    )
+
+
+def _as_creation(
+    request: UpdateEndpointRequest, paths: frozenset[str], endpoint: Endpoint
+) -> CreateEndpointRequest:
+    """Return the creation of the endpoint that the update makes."""
+    new, old, scaling = request.endpoint, endpoint.serving, endpoint.scaling
+    return CreateEndpointRequest(
+        name=endpoint.name,
+        model_name=endpoint.model_name,
+        flavor_name=endpoint.flavor_name,
+        checkpoint_id=(
+            new.checkpoint_id if "checkpoint_id" in paths else endpoint.checkpoint.checkpoint_id
+        ),
+        gpu_type=new.gpu_type if "gpu_type" in paths else endpoint.gpu_type,
+        gpu_count=new.gpu_count if "gpu_count" in paths else endpoint.gpu_count,
+        region=endpoint.region,
+        scaling=Scaling(
+            min_replicas=new.scaling.min_replicas if _MIN in paths else scaling.min_replicas,
+            max_replicas=new.scaling.max_replicas if _MAX in paths else scaling.max_replicas,
+        ),
+        serving=ServingParameters(
+            max_context=new.serving.max_context if _SERVING[0] in paths else old.max_context,
+            precision=new.serving.precision if _SERVING[1] in paths else old.precision,
+            quantization=new.serving.quantization if _SERVING[2] in paths else old.quantization,
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """A catalog as far as the scheduler sees it; what it says is for the test to choose."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -52,6 +53,7 @@ class FakeCatalog:
         self.holds: set[tuple[str, str]] = set()  # checkpoint, endpoint
         self.grants: dict[str, TokenGrant] = {}
         self.away = False
+        self.on_hold: Callable[[str], None] = lambda _: None  # called with each held checkpoint
         self._numbers = count(1)
         self._server = grpc.server(ThreadPoolExecutor(8))
         services = _Services(self)  # type: ignore[abstract]  # the scheduler calls no more of them
@@ -135,6 +137,7 @@ class _Services(
         if checkpoint.state == Checkpoint.STATE_FAILED:
             _refuse(context, FailedError("it could not be registered"))
         self._catalog.holds.add((request.checkpoint_id, request.holder_id))
+        self._catalog.on_hold(request.checkpoint_id)
         return hold_service_pb2.CreateHoldResponse(checkpoint=checkpoint)
 
     def DeleteHold(self, request, context):
