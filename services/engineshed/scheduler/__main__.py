@@ -17,7 +17,7 @@ from engineshed.bus import TOKENS, Bus, EventPublisher, KeyValueWatcher, ensure_
 from engineshed.eventstore import EventStore, Relay
 from engineshed.eventstore.servicer import EventServicer
 from engineshed.rpc import RpcServer, open_channel
-from engineshed.runtime import configure_logging, run, supervise, unless, utc_now
+from engineshed.runtime import configure_logging, run, supervise, unless
 from engineshed.scheduler.access import ACCESS
 from engineshed.scheduler.agent_service import AgentServicer
 from engineshed.scheduler.agents import Agents

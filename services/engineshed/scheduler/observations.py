@@ -60,13 +60,13 @@ class Observations:
 
         """
         node_id, view = session.node_id, self._journal.view
+        now = utc_now()  # ages count from here, however long recording takes
         if status.term > self._journal.term:
             raise NotLeaderError(
                 f"{node_id} obeys the leader of term {status.term}; this is {self._journal.term}"
             )
         if view.nodes[node_id].state is NodeState.LOST:
             await self._nodes.command(node_id, Hear())
-        now = utc_now()
         reports = [
             (endpoint_id, report)
             for endpoint_id, report in self._reports(node_id, status, now)

@@ -10,6 +10,7 @@ from datetime import UTC
 from typing import Any
 
 import grpc
+import pytest
 from nats.js import JetStreamContext
 from tests.service.eventstore.servers import ON_EACH_DATABASE
 from tests.service.scheduler.conftest import Join
@@ -218,13 +219,17 @@ async def test_ended_in_peace_it_goes_on_where_it_was(
     assert "ReplicaLost" not in await tenant.history(endpoint_id)
 
 
+@pytest.mark.parametrize("killed", [False, True])
 async def test_a_node_that_fell_silent_while_it_was_away_is_lost_since_then(
-    own_stack: Stack, tenant: Tenant, join: Join, region: str
+    own_stack: Stack, tenant: Tenant, join: Join, region: str, killed: bool
 ) -> None:
     agent = await join()
     endpoint_id = (await tenant.create(region)).endpoint_id
     await tenant.until(endpoint_id, E.STATE_RUNNING)
-    assert own_stack.terminate() == 0
+    if killed:  # perhaps before it has noted for the first time when the node was heard
+        own_stack.kill()
+    else:
+        assert own_stack.terminate() == 0
     silent_since = utc_now()
     await agent.stop()
     await asyncio.sleep(LONGER_THAN_A_LEASE_S)
