@@ -15,6 +15,7 @@ from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain import consequences
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState, Status
 from engineshed.scheduler.domain.filters import census, why_waiting
+from engineshed.scheduler.domain.queue import Crowd
 from engineshed.scheduler.domain.room import Nomination, Room
 from engineshed.scheduler.domain.score import Candidate, Policy, Preferences, best
 from engineshed.scheduler.domain.view import QueueKey, View, queue_key
@@ -77,8 +78,14 @@ def _plan_queue(
     """
     decisions: list[Decision] = []
     room = Room(view.pools(key), view.cordoned(key))
-    too_much: set[tuple[frozenset[str], int]] = set()  # room only shrinks while we plan
-    for endpoint in chain(view.queue(key), newcomers):
+    too_much: dict[tuple[frozenset[str], int], str] = {}  # and why: room only shrinks meanwhile
+
+    def hopeless(crowd: Crowd) -> bool:
+        """Tell whether nothing is to be decided for a crowd: it does not fit, and was told why."""
+        why = too_much.get((crowd.backends, crowd.gpu_count))
+        return why is not None and crowd.told in (None, why)
+
+    for endpoint in chain(view.queue(key, hopeless), newcomers):
         if endpoint.retry_at is not None and endpoint.retry_at > now:
             continue  # it pauses after a failure, and keeps nothing meanwhile
         preferences = Preferences(endpoint)
@@ -92,11 +99,10 @@ def _plan_queue(
             nomination = _nominate(view, preferences, room)
             if nomination is not None:
                 room.keep(nomination)
-        too_much.add(size)
-        if not spots and consequences.waits(endpoint):
-            reason = why_waiting(endpoint, preferences, room)
-            if endpoint.status != Status(EndpointState.QUEUED, reason):
-                decisions.append(Postpone(endpoint.endpoint_id, reason))
+        reason = too_much[size] = why_waiting(endpoint, preferences, room)
+        unaware = endpoint.status != Status(EndpointState.QUEUED, reason)
+        if not spots and unaware and consequences.waits(endpoint):
+            decisions.append(Postpone(endpoint.endpoint_id, reason))
     return decisions
 
 

@@ -1,7 +1,8 @@
 """Pool: the heard nodes of one kind, ordered by how many of their GPUs are free.
 
-It answers "which nodes have at least n GPUs free, fullest first?" without looking at the others,
-and copying one is cheap, so that a plan can try placements without touching the view.
+It answers "which nodes have at least n GPUs free, fullest first?" without looking at the others.
+A draft of one costs little, whatever the pool's size, so that a plan can try placements without
+touching the view.
 """
 
 from bisect import bisect_left, insort
@@ -28,9 +29,6 @@ class Pool:
     def __len__(self) -> int:
         return len(self._free)
 
-    def __contains__(self, node_id: str) -> bool:
-        return node_id in self._free
-
     def free(self, node_id: str) -> tuple[int, ...]:
         """Return the free GPUs of a node of this pool, ascending."""
         return self._free[node_id]
@@ -51,11 +49,39 @@ class Pool:
         if not nodes:
             del self._by_count[len(free)]
 
+    def draft(self) -> "Draft":
+        """Return a draft of this pool, which holds until the pool changes."""
+        return Draft(self._free, self._by_count)
+
+
+class Draft:
+    """A pool from which GPUs are taken; the pool itself keeps them.
+
+    Only what becomes different is copied.
+    """
+
+    def __init__(self, free: dict[str, tuple[int, ...]], by_count: dict[int, list[str]]) -> None:
+        self._pool = free
+        self._left: dict[str, tuple[int, ...]] = {}  # of nodes from which GPUs were taken
+        self._by_count = dict(by_count)  # with the pool's own lists, but for these counts:
+        self._copied: set[int] = set()
+
+    def __contains__(self, node_id: str) -> bool:
+        return node_id in self._pool
+
+    def free(self, node_id: str) -> tuple[int, ...]:
+        """Return the free GPUs of a node of this pool, ascending."""
+        left = self._left.get(node_id)
+        return self._pool[node_id] if left is None else left
+
     def take(self, node_id: str, count: int) -> tuple[int, ...]:
         """Take GPUs of a node and return them: those with the lowest indexes."""
-        free = self._free[node_id]
+        free = self.free(node_id)
         assert len(free) >= count, f"{node_id} has {len(free)} GPUs free, not {count}"
-        self.put(node_id, free[count:])
+        left = self._left[node_id] = free[count:]
+        nodes = self._nodes(len(free))
+        del nodes[bisect_left(nodes, node_id)]
+        insort(self._nodes(len(left)), node_id)
         return free[:count]
 
     def fitting(self, count: int) -> Iterator[str]:
@@ -72,9 +98,9 @@ class Pool:
         """Return how many nodes have at least `count` GPUs free."""
         return sum(len(nodes) for free, nodes in self._by_count.items() if free >= count)
 
-    def copy(self) -> "Pool":
-        """Return a pool that can be changed without changing this one."""
-        twin = Pool()
-        twin._free = dict(self._free)
-        twin._by_count = {free: list(nodes) for free, nodes in self._by_count.items()}
-        return twin
+    def _nodes(self, free: int) -> list[str]:
+        """Return the draft's own list of nodes with so many GPUs free."""
+        if free not in self._copied:
+            self._copied.add(free)
+            self._by_count[free] = self._by_count.get(free, []).copy()
+        return self._by_count[free]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from heapq import merge
 
-from engineshed.scheduler.domain.pool import Kind, Pool
+from engineshed.scheduler.domain.pool import Draft, Kind, Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Room:
     """Free GPUs of one queue; a plan takes from it, the view keeps its own."""
 
     def __init__(self, pools: Sequence[tuple[Kind, Pool]], cordoned: int = 0) -> None:
-        self._pools = [(frozenset(kind.backends), pool.copy()) for kind, pool in pools]
+        self._pools = [(frozenset(kind.backends), pool.draft()) for kind, pool in pools]
         self.cordoned = cordoned  # nodes that are heard and take no replicas
         self._kept: Nomination | None = None
 
@@ -39,7 +39,10 @@ class Room:
 
     def free(self, node_id: str) -> int:
         """Return how many GPUs of a node are free; 0 for one that is not heard."""
-        return next((len(pool.free(node_id)) for _, pool in self._pools if node_id in pool), 0)
+        for _, pool in self._pools:
+            if node_id in pool:
+                return len(pool.free(node_id))
+        return 0
 
     def take(self, node_id: str, gpu_count: int) -> tuple[int, ...]:
         """Take GPUs of a node and return their indexes."""
@@ -69,7 +72,7 @@ class Room:
         pools = [pool for _, pool in self._pools] if backends is None else self._able(backends)
         return sum(pool.count_fitting(gpu_count) for pool in pools)
 
-    def _able(self, backends: Set[str]) -> list[Pool]:
+    def _able(self, backends: Set[str]) -> list[Draft]:
         return [pool for own, pool in self._pools if not own.isdisjoint(backends)]
 
     def _usable(self, node_id: str) -> int:

@@ -4,9 +4,8 @@
 that are no events (`note_report`). It says in `changes` what has become different.
 """
 
-from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from engineshed.scheduler.domain.admission import Offer
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, EndpointState
 from engineshed.scheduler.domain.node import Node, NodeEvent, NodeState
 from engineshed.scheduler.domain.pool import Kind, Pool
+from engineshed.scheduler.domain.queue import Crowd, Queue, crowd_of, place_of
 from engineshed.scheduler.domain.replica import Replica, ReplicaState
 
 
@@ -64,7 +64,7 @@ class View:
         self._cordoned: dict[str, QueueKey] = {}  # heard nodes that take no replicas
         self._releasing: Counter[str] = Counter()  # GPUs of draining replicas by node
         self._foreign: dict[str, frozenset[int]] = {}  # by node, of those that have reported
-        self._queues: dict[QueueKey, list[tuple[datetime, str]]] = {}
+        self._queues: dict[QueueKey, Queue] = {}
         self._retries: dict[str, datetime] = {}
         self._awaiting: dict[str, set[str]] = {}  # checkpoint: endpoints
         self._finished: set[str] = set()
@@ -171,16 +171,19 @@ class View:
         """The queues in which somebody waits."""
         return self._queues.keys()
 
-    def queue(self, key: QueueKey) -> Iterator[Endpoint]:
-        """Yield the endpoints that miss replicas, in order of arrival."""
-        return (self.endpoints[endpoint_id] for _, endpoint_id in self._queues.get(key, []))
+    def queue(
+        self, key: QueueKey, hopeless: Callable[[Crowd], bool] = lambda _: False
+    ) -> Iterator[Endpoint]:
+        """Yield the endpoints that miss replicas, in order of arrival.
+
+        Of a crowd none follows once it is `hopeless`.
+        """
+        places = self._queues.get(key, Queue()).in_order(hopeless)
+        return (self.endpoints[endpoint_id] for endpoint_id in places)
 
     def queue_position(self, endpoint: Endpoint) -> int:
         """Return the place of an endpoint in its queue, from 1; 0 when it misses nothing."""
-        queue = self._queues.get(queue_key(endpoint), [])
-        place = (endpoint.arrived_at, endpoint.endpoint_id)
-        index = bisect_left(queue, place)
-        return index + 1 if index < len(queue) and queue[index] == place else 0
+        return self._queues.get(queue_key(endpoint), Queue()).position(place_of(endpoint))
 
     def next_retry(self) -> datetime | None:
         """Return when the first of the endpoints that pause may try again."""
@@ -268,18 +271,17 @@ class View:
             self.changes.queues.add(QueueKey(kind.region, kind.gpu_type))
 
     def _index_waiting(self, old: Endpoint | None, new: Endpoint) -> None:
-        was = (queue_key(old), (old.arrived_at, old.endpoint_id)) if old and old.missing else None
-        now = (queue_key(new), (new.arrived_at, new.endpoint_id)) if new.missing else None
+        was = (queue_key(old), crowd_of(old), place_of(old)) if old and old.missing else None
+        now = (queue_key(new), crowd_of(new), place_of(new)) if new.missing else None
         if was and was != now:
-            key, place = was
-            queue = self._queues[key]
-            del queue[bisect_left(queue, place)]
-            if not queue:
+            key, crowd, place = was
+            self._queues[key].discard(crowd, place)
+            if not self._queues[key]:
                 del self._queues[key]
         if now and was != now:
-            key, place = now
-            insort(self._queues.setdefault(key, []), place)
-        self.changes.queues.update(key for key, _ in filter(None, (was, now)))
+            key, crowd, place = now
+            self._queues.setdefault(key, Queue()).put(crowd, place)
+        self.changes.queues.update(key for key, *_ in filter(None, (was, now)))
         if new.missing and new.retry_at:
             self._retries[new.endpoint_id] = new.retry_at
         else:
