@@ -62,17 +62,14 @@ async def serve(stop: asyncio.Event) -> None:
                 routes.entries,
                 directory,
                 Forwarder(fronts, Balancer()),
-                settings.region,
-                settings.public_host,
+                settings.regions,
                 metrics,
             ),
             control_plane(
                 services,
-                settings.region,
-                settings.public_host,
+                settings.regions,
                 metrics,
                 Exposition("gateway", metrics, bus.metrics),
-                settings.scheme,
             ),
         )
         # What is there now stays: looking through it again and again would hold requests up.

@@ -1,10 +1,15 @@
 """What the gateway is told through its environment."""
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, FilePath, model_validator
+from pydantic import Field, FilePath, field_validator, model_validator
+from pydantic_settings import NoDecode
 
+from engineshed.gateway.regions import Regions
 from engineshed.runtime import CommonSettings
+
+_REGION_URL: Final = re.compile(r"([a-z][a-z0-9-]{0,62})=(https?://[A-Za-z0-9.-]+(?::\d{1,5})?)/?")
 
 
 class Settings(CommonSettings):
@@ -25,6 +30,10 @@ class Settings(CommonSettings):
         default="localhost:8080",
         description="Host and port that callers use; endpoints' own names are below it.",
     )
+    region_urls: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="Base URLs of all regions' gateways: eu=https://eu.example,us=https://…",
+    )
     drain_seconds: int = Field(
         default=2, description="How long requests in flight may take when the gateway stops."
     )
@@ -37,6 +46,27 @@ class Settings(CommonSettings):
     def scheme(self) -> str:
         """The scheme of endpoints' own URLs."""
         return self.public_scheme or ("https" if self.http_tls_cert_file else "http")
+
+    @property
+    def regions(self) -> Regions:
+        """Where endpoints answer."""
+        return Regions(self.region, f"{self.scheme}://{self.public_host}", self.region_urls)
+
+    @field_validator("region_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        urls: dict[str, str] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            found = _REGION_URL.fullmatch(part)
+            if found is None:
+                raise ValueError(f"{part!r} is not REGION=URL, as eu=https://eu.example")
+            region, url = found.groups()
+            if region in urls:
+                raise ValueError(f"{region} is there twice")
+            urls[region] = url
+        return urls
 
     @model_validator(mode="after")
     def _check_http_tls(self) -> Self:

@@ -19,6 +19,7 @@ from engineshed.errors import FieldError, Kind
 from engineshed.gateway.app import MAX_CONTROL_BYTES, Gateway
 from engineshed.gateway.controlplane import control_plane, schemas
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.regions import Regions
 from engineshed.rpc.status import RemoteError
 from engineshed.telemetry import Exposition
 
@@ -53,6 +54,7 @@ class Scheduler:
         )
 
     CreateEndpoint = GetEndpoint = ListEndpoints = UpdateEndpoint = DeleteEndpoint = answer
+    RollbackEndpoint = answer
 
 
 class Callers:
@@ -81,7 +83,7 @@ async def client(scheduler: Scheduler) -> AsyncIterator[httpx.AsyncClient]:
     )
     metrics = GatewayMetrics()
     exposition = Exposition("gateway", metrics)
-    plane = control_plane(services, "local", "localhost:8080", metrics, exposition)
+    plane = control_plane(services, Regions("local", "http://localhost:8080"), metrics, exposition)
     gateway = Gateway(NoInference(), plane)  # type: ignore[arg-type]  # all that it asks of it
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(gateway),
@@ -175,6 +177,28 @@ async def test_an_update_names_exactly_the_fields_that_were_given(client, schedu
     assert (await client.patch(ONE, json=body)).status_code == 200
     (request,) = scheduler.requests
     assert list(request.update_mask.paths) == ["description", "scaling.max_replicas"]
+
+
+async def test_an_update_changes_single_fields_of_what_is_served(client, scheduler) -> None:
+    body = {
+        "checkpoint_id": "ckpt_" + "0" * 26,
+        "serving": {"precision": None, "max_context": 512},
+        "update_strategy": "recreate",
+    }
+    assert (await client.patch(ONE, json=body)).status_code == 200
+    (request,) = scheduler.requests
+    paths = ["checkpoint_id", "serving.max_context", "serving.precision"]
+    assert list(request.update_mask.paths) == paths
+    assert request.endpoint.serving == endpoint_service_pb2.ServingParameters(max_context=512)
+    assert request.update_strategy == endpoint_service_pb2.UPDATE_STRATEGY_RECREATE
+
+
+async def test_an_endpoint_is_rolled_back_under_its_etag(client, scheduler) -> None:
+    answer = await client.post(f"{ONE}/rollback", headers={"if-match": '"v7"'})
+    assert answer.status_code == 200
+    (request,) = scheduler.requests
+    assert isinstance(request, endpoint_service_pb2.RollbackEndpointRequest)
+    assert request.etag == "v7"
 
 
 async def test_a_service_s_field_errors_are_told_in_the_names_of_the_rest_api(

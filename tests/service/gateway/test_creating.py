@@ -17,6 +17,7 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServic
 from engineshed.auth import Principal
 from engineshed.gateway.controlplane import control_plane
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.regions import Regions
 from engineshed.rpc import LEADER, open_channel
 from engineshed.telemetry import Exposition
 
@@ -89,7 +90,10 @@ async def client(stack: Stack, number: int) -> AsyncIterator[httpx.AsyncClient]:
             endpoints=EndpointServiceStub(channel), authenticator=Callers(), routes=None
         )
         app = control_plane(
-            services, "eu", "localhost:8080", metrics, Exposition("gateway", metrics)
+            services,
+            Regions("eu", "http://localhost:8080"),
+            metrics,
+            Exposition("gateway", metrics),
         )
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app),

@@ -21,6 +21,7 @@ from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.dataplane.http import MAX_BODY_BYTES
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.regions import Regions
 
 KEY = "bot-a1b2c3"
 ORG = "org_1"
@@ -81,7 +82,9 @@ async def served() -> AsyncIterator[Served]:
     fronts = Fronts()
     metrics = GatewayMetrics()
     forwarder = Forwarder(fronts, balancer)
-    plane = DataPlane(routes, Callers(), forwarder, "local", "localhost:8080", metrics)
+    plane = DataPlane(
+        routes, Callers(), forwarder, Regions("local", "http://localhost:8080"), metrics
+    )
     server = uvicorn.Server(
         uvicorn.Config(plane, port=0, lifespan="off", log_config=None, access_log=False)
     )

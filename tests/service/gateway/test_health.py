@@ -13,6 +13,7 @@ from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesResponse
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesResponse, Node, NodeInventory
 from engineshed.gateway.controlplane import control_plane
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.regions import Regions
 from engineshed.telemetry import Exposition
 
 
@@ -39,7 +40,9 @@ def services() -> Any:
 @pytest.fixture
 async def client(services: Any) -> AsyncIterator[httpx.AsyncClient]:
     metrics = GatewayMetrics()
-    plane = control_plane(services, "local", "localhost:8080", metrics, Exposition("gateway"))
+    plane = control_plane(
+        services, Regions("local", "http://localhost:8080"), metrics, Exposition("gateway")
+    )
     transport = httpx.ASGITransport(plane)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client

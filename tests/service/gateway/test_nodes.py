@@ -12,6 +12,7 @@ from engineshed.auth import Principal
 from engineshed.errors import Kind
 from engineshed.gateway.controlplane import control_plane, schemas
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.regions import Regions
 from engineshed.rpc.status import RemoteError
 from engineshed.telemetry import Exposition
 
@@ -52,7 +53,9 @@ def nodes() -> Nodes:
 async def client(nodes: Nodes) -> AsyncIterator[httpx.AsyncClient]:
     services: Any = SimpleNamespace(nodes=nodes, authenticator=Callers(), routes=None)
     metrics = GatewayMetrics()
-    plane = control_plane(services, "local", "localhost:8080", metrics, Exposition("gateway"))
+    plane = control_plane(
+        services, Regions("local", "http://localhost:8080"), metrics, Exposition("gateway")
+    )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(plane),
         base_url="http://gateway",

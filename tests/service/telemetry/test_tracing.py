@@ -17,6 +17,7 @@ from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.regions import Regions
 from engineshed.telemetry import tracing
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -55,7 +56,9 @@ async def gateway(front: Front) -> AsyncIterator[httpx.AsyncClient]:
     fronts = Fronts()
     forwarder = Forwarder(fronts, Balancer())
     routes, metrics = {KEY: route}, GatewayMetrics()
-    plane = DataPlane(routes, Callers(), forwarder, "local", "localhost:8080", metrics)
+    plane = DataPlane(
+        routes, Callers(), forwarder, Regions("local", "http://localhost:8080"), metrics
+    )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(plane),
         base_url="http://gateway",

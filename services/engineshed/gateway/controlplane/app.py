@@ -17,6 +17,7 @@ from engineshed.gateway.controlplane.clients import CallerDep, Services, request
 from engineshed.gateway.controlplane.description import DescribedApi
 from engineshed.gateway.controlplane.parameters import only_known
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.regions import Regions
 from engineshed.telemetry import CONTENT_TYPE, Exposition
 from engineshed.telemetry.tracing import TRACEPARENT, Value, start_span
 
@@ -29,23 +30,18 @@ log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
 def control_plane(
     services: Services,
-    region: str,
-    public_host: str,
+    regions: Regions,
     metrics: GatewayMetrics,
     exposition: Exposition,
-    public_scheme: str = "http",
 ) -> FastAPI:
     """Return the REST API over `services`.
 
-    `public_host` is the gateway's own host and port, below which endpoints have their host names;
-    their URLs begin with `public_scheme`.
+    `regions` says which one is ours, and where the endpoints of each have their host names.
     `metrics` measures its requests too; `exposition` is what operators see.
     """
     app = DescribedApi()
     app.state.services = services
-    app.state.public_host = public_host
-    app.state.public_scheme = public_scheme
-    app.state.region = region
+    app.state.regions = regions
     app.state.metrics = metrics
     app.state.exposition = exposition
     app.state.missing = "nobody has looked yet"
@@ -71,7 +67,7 @@ async def healthz(request: Request, response: Response) -> dict[str, str]:
     """
     state = request.app.state
     if state.missing:
-        state.missing = await _what_is_missing(state.services, state.region)
+        state.missing = await _what_is_missing(state.services, state.regions.own)
     if state.missing:
         response.status_code = 503
         return {"status": "starting", "detail": state.missing}

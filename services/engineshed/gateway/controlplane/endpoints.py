@@ -21,6 +21,7 @@ from engineshed.gateway.controlplane.parameters import (
     etag_of,
 )
 from engineshed.gateway.controlplane.views import Json
+from engineshed.gateway.regions import Regions
 from engineshed.runtime import to_timestamp
 
 router = APIRouter(prefix="/v0/dedicated_endpoints", tags=["endpoints"])
@@ -204,7 +205,7 @@ async def owned_endpoint(caller: Caller, endpoint_id: str) -> pb.Endpoint:
 
 async def _until_it_runs_here_too(endpoint: pb.Endpoint, caller: Caller, request: Request) -> None:
     """Wait for this gateway's own copy of the route: it is a moment behind the scheduler."""
-    if endpoint.region == request.app.state.region:
+    if endpoint.region == request.app.state.regions.own:
         ready = {
             replica.replica_id
             for replica in endpoint.replicas
@@ -219,8 +220,8 @@ def _view(endpoint: pb.Endpoint, request: Request, response: Response) -> Json:
 
 
 def _shown(request: Request, endpoint: pb.Endpoint) -> Json:
-    state = request.app.state
-    return views.endpoint(endpoint, state.public_host, state.public_scheme)
+    regions: Regions = request.app.state.regions
+    return views.endpoint(endpoint, regions.endpoint_url(endpoint.region, endpoint.routing_key))
 
 
 def _mask(body: UpdateEndpoint) -> set[str]:

@@ -37,8 +37,8 @@ def page(items: list[Json], next_page_token: str) -> Json:
     return {"data": items, "next_page_token": next_page_token}
 
 
-def endpoint(item: Endpoint, public_host: str, public_scheme: str) -> Json:
-    """Return an endpoint with its replicas."""
+def endpoint(item: Endpoint, url: str) -> Json:
+    """Return an endpoint with its replicas; `url` is its own."""
     return {
         "id": item.endpoint_id,
         "endpoint_id": item.endpoint_id,
@@ -64,7 +64,7 @@ def endpoint(item: Endpoint, public_host: str, public_scheme: str) -> Json:
         "queue_position": item.queue_position or None,
         "ever_ready": item.ever_ready,
         "routing_key": item.routing_key,
-        "url": f"{public_scheme}://{item.routing_key}.{public_host}",
+        "url": url,
         "replicas": [replica(one) for one in item.replicas],
         "created_at": time(item, "create_time"),
         "updated_at": time(item, "update_time"),

@@ -31,6 +31,7 @@ from engineshed.gateway.dataplane.http import (
     while_there,
 )
 from engineshed.gateway.metrics import CLIENT_GONE, GatewayMetrics
+from engineshed.gateway.regions import Regions, below
 
 _BUG: Final = OpenAIError(
     HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -49,21 +50,16 @@ class DataPlane:
         routes: Mapping[str, Route],
         authenticator: Authenticator,
         forwarder: Forwarder,
-        region: str,
-        public_host: str,
+        regions: Regions,
         metrics: GatewayMetrics,
     ) -> None:
-        """Serve the `routes` of `region`; they may change at any time.
-
-        `public_host` is what comes after the routing key in an endpoint's own host name, with the
-        port, e.g. "localhost:8080".
-        """
+        """Serve the `routes` of our own region; they may change at any time."""
         self._metrics = metrics
         self._routes = routes
         self._authenticator = authenticator
         self._forwarder = forwarder
-        self._region = region
-        self._suffix = "." + public_host.partition(":")[0]
+        self._regions = regions
+        self._suffix = "." + regions.own_host
 
     def serves(self, scope: Scope) -> bool:
         """Tell whether a request is for the data plane."""
@@ -149,8 +145,9 @@ class DataPlane:
         route = self._routes.get(model)
         if route is None or route.org_id != principal.org_id:
             raise not_found(model)
-        if route.region != self._region:
-            raise wrong_region(route)
+        if route.region != self._regions.own:
+            base_url = self._regions.base_url(route)
+            raise wrong_region(route, base_url and f"{base_url}/v1")
         return route
 
     async def _models(self, exchange: Exchange, host_key: str) -> int:
@@ -160,7 +157,10 @@ class DataPlane:
         if wanted:
             await answer_json(send, _as_model(self._route(wanted, principal)), extra)
             return HTTPStatus.OK
-        routes = [route for route in self._routes.values() if _is_listed(route, principal)]
+        named = self._routes.get(host_key)
+        if named is not None and named.org_id == principal.org_id:
+            self._route(host_key, principal)  # which refuses one that is served elsewhere
+        routes = [route for route in self._routes.values() if self._is_listed(route, principal)]
         if host_key:
             routes = [route for route in routes if route.routing_key == host_key]
         data = [_as_model(route) for route in sorted(routes, key=lambda item: item.routing_key)]
@@ -171,11 +171,22 @@ class DataPlane:
         route = self._routes.get(host_key)
         if route is None:
             raise OpenAIError(HTTPStatus.NOT_FOUND, "endpoint_not_found", "no such endpoint")
+        if route.region != self._regions.own:
+            base_url = self._regions.base_url(route)
+            raise wrong_region(route, base_url and below(base_url, host_key))
         if route.replicas:
             await answer_json(exchange.send, {"status": "ready"})
             return HTTPStatus.OK
         await answer(exchange.send, HTTPStatus.SERVICE_UNAVAILABLE, b'{"status": "not ready"}')
         return HTTPStatus.SERVICE_UNAVAILABLE
+
+    def _is_listed(self, route: Route, principal: Principal) -> bool:
+        return (
+            route.org_id == principal.org_id
+            and route.region == self._regions.own
+            and route.ever_ready
+            and route.status not in ("stopping", "stopped", "failed")
+        )
 
     def _key_of_host(self, scope: Scope) -> str:
         """Return the routing key that the host name carries, or an empty string."""
@@ -212,14 +223,6 @@ def _allow(method: str, allowed: str) -> None:
             f"use {allowed} here",
             allow=allowed,
         )
-
-
-def _is_listed(route: Route, principal: Principal) -> bool:
-    return (
-        route.org_id == principal.org_id
-        and route.ever_ready
-        and route.status not in ("stopping", "stopped", "failed")
-    )
 
 
 def _as_model(route: Route) -> dict[str, object]:

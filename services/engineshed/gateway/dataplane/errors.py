@@ -94,9 +94,9 @@ def recovering(key: str) -> OpenAIError:
     )
 
 
-def wrong_region(route: Route) -> OpenAIError:
-    """Return the answer for an endpoint of another region."""
-    where = route.base_url or f"the gateway of the region {route.region}"
+def wrong_region(route: Route, base_url: str) -> OpenAIError:
+    """Return the answer for an endpoint of another region; its `base_url` is "" if not known."""
+    where = base_url or f"the gateway of the region {route.region}"
     return OpenAIError(
         HTTPStatus.NOT_FOUND,
         "wrong_region",
