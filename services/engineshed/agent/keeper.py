@@ -118,7 +118,7 @@ class Keeper:
             base.in_flight = self._watch.in_flight
         elif self._preparation is not None:
             base.progress, base.progress_message = self._progress.fraction, self._progress.message
-        return report.status(base, record.state, self._age(), None)
+        return report.status(base, record.state, self._age(), self._watch.failure)
 
     async def wait_settled(self) -> None:
         """Return once `status` tells what is the case, and no longer what was before a restart."""

@@ -1,8 +1,9 @@
 """A stand-in for a replica's front: python stand_in_front.py --directory FOLDER.
 
 It speaks ReplicaService as the real one does and serves nothing. It says what it does by the words
-in its routing key (`crash-loading`, `fail-loading`, `slow-end`), and has as many requests as
-the file `in_flight` in its folder says. Its "Triton" is a child in a session of its own.
+in its routing key (`crash-loading`, `fail-loading`, `drain-end`, `fail-end`, `slow-end`), and has
+as many requests as the file `in_flight` in its folder says. Its "Triton" is a child in a session of
+its own.
 """
 
 import argparse
@@ -98,6 +99,10 @@ async def main(directory: Path) -> int:
         progress=1.0,
     )
     await stop.wait()
+    if "drain-end" in behavior:
+        front.say(phase=pb.PHASE_DRAINING)
+    if "fail-end" in behavior:
+        front.say(phase=pb.PHASE_FAILED, code="TRITON_DIED", reason="it died", retryable=True)
     while "slow-end" in behavior and not (directory / "may-end").exists():
         await asyncio.sleep(0.01)
     triton.terminate()

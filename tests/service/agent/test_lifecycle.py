@@ -273,6 +273,22 @@ async def test_a_front_that_somebody_else_stopped_was_on_a_node_that_restarts(ho
     assert (failed.code, failed.retryable) == ("NODE_RESTARTED", True)
 
 
+@pytest.mark.parametrize(("end", "code"), [("drain-end", ""), ("fail-end", "TRITON_DIED")])
+async def test_one_that_takes_no_more_requests_says_whether_it_drains_or_fails(
+    host: Host, end: str, code: str
+) -> None:
+    replica = a_replica(host.checkpoint(), behavior=f"{end} slow-end")
+    host.scheduler.want(replica)
+    host.start_agent()
+    await host.until(replica, Replica.STATE_READY)
+
+    processes.send_signal(host.front(replica), signal.SIGTERM)
+
+    assert (await host.until(replica, Replica.STATE_DRAINING)).code == code
+    (host.folder(replica) / "may-end").touch()
+    await host.until(replica, *ENDED)
+
+
 async def test_a_replica_that_is_named_no_more_is_ended_and_forgotten(
     host: Host, broker: Broker
 ) -> None:

@@ -132,6 +132,28 @@ async def test_a_lost_replica_keeps_its_route_until_another_is_ready(
     assert [one.replica_id for one in route.replicas] == [new]
 
 
+async def test_a_replica_that_its_host_drains_leaves_the_route_and_is_replaced(
+    tenant: Tenant, join: Join, region: str, gateway: Gateway
+) -> None:
+    agent = await join()
+    endpoint = await tenant.create(region)
+    await tenant.until(endpoint.endpoint_id, E.STATE_RUNNING)
+    (old,) = agent.running()
+    await until(gateway, endpoint.routing_key, lambda route: len(route.replicas) == 1)
+
+    agent.set(old, R.STATE_DRAINING)
+
+    route = await until(
+        gateway,
+        endpoint.routing_key,
+        lambda route: len(route.replicas) == 1 and route.replicas[0].replica_id != old,
+    )
+    assert route.status == "running"
+    shown = (await tenant.get(endpoint.endpoint_id)).replicas
+    reasons = {replica.replica_id: replica.state_reason for replica in shown}
+    assert reasons[old] == "its host drains it"
+
+
 async def test_routes_outlive_the_scheduler_and_a_wiped_broker(
     own_stack: Stack, gateway: Gateway, tenant: Tenant, join: Join, region: str
 ) -> None:

@@ -26,6 +26,7 @@ ENDS = (
     pb.ReplicaLost,
     pb.ReplicaStopped,
 )
+ROUNDED = 1e-3  # seconds
 STARTING = (pb.ReplicaPlaced, pb.ReplicaFetching, pb.ReplicaBuilding, pb.ReplicaLoading)
 
 
@@ -154,11 +155,11 @@ def test_a_replica_is_billed_for_the_time_that_it_served(
 
     (bill,) = [bill for one, bill in bills(world).items() if one == replica.replica_id]
     billed = sum(((end - start).total_seconds() for start, end in bill.intervals), 0.0)
-    assert billed == 0 or abs(billed - serving) <= 1e-3
+    assert billed == 0 or abs(billed - serving) <= ROUNDED
     assert (billed > 0) == any(ready <= spoken < ended for spoken in heard)
     for start, end in bill.intervals:
-        assert start >= begin + timedelta(seconds=ready)
-        assert end <= begin + timedelta(seconds=ended + delay + 1e-3)
+        assert start >= begin + timedelta(seconds=ready - ROUNDED)
+        assert end <= begin + timedelta(seconds=ended + delay + ROUNDED)
 
 
 def history(stages: list[float], serving: float) -> Iterator[tuple[ReplicaState, float]]:

@@ -1,12 +1,13 @@
 """What agents report: states again and again, late, and after silence."""
 
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import pytest
 from tests.unit.scheduler.world import World, names
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
-from engineshed.scheduler.domain.commands import Lose, Stop
+from engineshed.scheduler.domain.commands import Lose, Report, Stop
+from engineshed.scheduler.domain.desired import route_of
 from engineshed.scheduler.domain.endpoint import EndpointState
 from engineshed.scheduler.domain.replica import ReplicaState
 
@@ -36,7 +37,7 @@ def test_a_repeated_report_records_nothing(world: World) -> None:
 def test_a_replica_never_goes_back(world: World) -> None:
     endpoint_id, replica_id = placed(world)
     world.report(endpoint_id, replica_id, S.READY)
-    for late in (S.PLACED, S.FETCHING, S.BUILDING, S.LOADING, S.READY, S.DRAINING, S.LOST):
+    for late in (S.PLACED, S.FETCHING, S.BUILDING, S.LOADING, S.READY, S.LOST):
         assert world.report(endpoint_id, replica_id, late) == []
 
 
@@ -51,6 +52,64 @@ def test_an_ended_replica_stays_ended(world: World) -> None:
     world.report(endpoint_id, replica_id, S.FAILED, code="X")
     for late in (S.READY, S.FAILED, S.STOPPED):
         assert world.report(endpoint_id, replica_id, late) == []
+
+
+def test_one_that_its_host_drains_leaves_the_route_and_is_replaced(world: World) -> None:
+    endpoint_id, replica_id = placed(world)
+    world.report(endpoint_id, replica_id, S.READY)
+    world.sleep(30)
+
+    events = world.tell(
+        endpoint_id, Report(replica_id, S.DRAINING, world.now - timedelta(seconds=2))
+    )
+    world.plan()
+
+    assert names(events) == ["ReplicaDraining", "EndpointQueued"]
+    draining = events[0]
+    assert isinstance(draining, pb.ReplicaDraining)
+    assert draining.reason == "its host drains it"
+    assert (world.now - draining.effective_at.ToDatetime(UTC)).total_seconds() == 2
+    assert route_of(world.endpoint(endpoint_id), lambda _: "").replicas == []
+    (replacement,) = world.live(endpoint_id)
+    assert replacement.replica_id != replica_id
+    assert world.report(endpoint_id, replica_id, S.DRAINING) == []
+    assert names(world.report(endpoint_id, replica_id, S.STOPPED)) == ["ReplicaStopped"]
+
+
+def test_one_that_its_host_drains_while_it_is_unheard_leaves_the_route_too(world: World) -> None:
+    endpoint_id, replica_id = placed(world)
+    world.report(endpoint_id, replica_id, S.READY)
+    world.tell(endpoint_id, Lose((replica_id,), world.now))
+
+    world.tell(endpoint_id, Report(replica_id, S.DRAINING, world.now))
+
+    assert route_of(world.endpoint(endpoint_id), lambda _: "").replicas == []
+
+
+def test_one_that_served_is_not_starting_again_after_it_was_lost(world: World) -> None:
+    endpoint_id, replica_id = placed(world)
+    world.report(endpoint_id, replica_id, S.READY)
+    world.tell(endpoint_id, Lose((replica_id,), world.now))
+
+    for early in (S.FETCHING, S.BUILDING, S.LOADING):
+        assert world.report(endpoint_id, replica_id, early) == []
+
+
+def test_one_that_never_served_is_not_drained_by_its_host(world: World) -> None:
+    endpoint_id, replica_id = placed(world)
+    world.report(endpoint_id, replica_id, S.LOADING)
+
+    assert world.tell(endpoint_id, Report(replica_id, S.DRAINING, world.now)) == []
+
+
+def test_one_that_is_failing_is_not_taken_for_drained(world: World) -> None:
+    endpoint_id, replica_id = placed(world)
+    world.report(endpoint_id, replica_id, S.READY)
+
+    assert world.report(endpoint_id, replica_id, S.DRAINING, code="TRITON_DIED") == []
+
+    world.report(endpoint_id, replica_id, S.FAILED, code="TRITON_DIED")
+    assert [one.code for one in world.endpoint(endpoint_id).failures] == ["TRITON_DIED"]
 
 
 def test_a_draining_replica_is_not_called_ready_by_a_late_report(world: World) -> None:

@@ -17,6 +17,8 @@ from engineshed.scheduler.domain.replica import Replica, ReplicaState
 # What an agent stopped without being asked was stopped by its host.
 STOPPED_BY_HOST: Final = "STOPPED_BY_HOST"
 
+DRAINED_BY_HOST: Final = "its host drains it"
+
 _Starting: TypeAlias = type[pb.ReplicaFetching | pb.ReplicaBuilding | pb.ReplicaLoading]
 _STARTING: Final[Mapping[ReplicaState, _Starting]] = {
     ReplicaState.FETCHING: pb.ReplicaFetching,
@@ -43,6 +45,8 @@ def reported(state: Endpoint, report: Report, now: datetime) -> list[EndpointEve
             )
             event.effective_at.FromDatetime(_effective(replica, report.since, now))
             return [event]
+        case ReplicaState.DRAINING:
+            return _drained_by_host(state, replica, report, now)
         case _:
             return []
 
@@ -90,6 +94,22 @@ def _ready(state: Endpoint, replica: Replica, report: Report, now: datetime) -> 
     )
     ready.effective_at.FromDatetime(_effective(replica, report.since, now))
     return [ready]
+
+
+def _drained_by_host(
+    state: Endpoint, replica: Replica, report: Report, now: datetime
+) -> list[EndpointEvent]:
+    """Return that a replica which serves takes no more requests, though nobody asked it to drain.
+
+    One that says why is failing: how it ends is told in a moment, and counts as its failure.
+    """
+    if not replica.routable or report.code:
+        return []
+    draining = pb.ReplicaDraining(
+        endpoint_id=state.endpoint_id, replica_id=replica.replica_id, reason=DRAINED_BY_HOST
+    )
+    draining.effective_at.FromDatetime(_effective(replica, report.since, now))
+    return [draining]
 
 
 def _ended(state: Endpoint, replica: Replica, report: Report, now: datetime) -> list[EndpointEvent]:
@@ -155,9 +175,12 @@ def _why_given_up(state: Endpoint, event: pb.ReplicaFailed) -> tuple[str, str] |
 
 
 def _further(replica: Replica, reported_state: ReplicaState) -> bool:
-    """Tell whether a report takes the replica further; whatever is heard ends being lost."""
+    """Tell whether a report takes the replica further; one that was lost may be anywhere now.
+
+    But one that served is not starting again.
+    """
     if replica.state is ReplicaState.LOST:
-        return True
+        return replica.ready_at is None or reported_state is ReplicaState.READY
     return replica.live and replica.state < reported_state
 
 
