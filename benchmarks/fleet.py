@@ -89,6 +89,7 @@ def _measure(report: Report, stack: Stack, size: Size) -> None:
         if not line:
             raise RuntimeError("the load ended early; see the error above")
         found = Found(**json.loads(line))
+        cpu = cpu_seconds(pid)
         time.sleep(QUIET_SECONDS)  # until all events are published
         before = cpu_seconds(pid)
         time.sleep(QUIET_SECONDS)
@@ -102,6 +103,7 @@ def _measure(report: Report, stack: Stack, size: Size) -> None:
             "MB",
             target=Target("at most", 500, of="value"),
         ),
+        Figure("CPU time of the scheduler for all of that", cpu, "s"),
         Figure("CPU of the scheduler, all ready, nothing happens", load_at_rest, "% of a core"),
     )
     report.note(

@@ -1,6 +1,6 @@
 """Commands on endpoints: find, decide, record."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import cast
@@ -8,7 +8,7 @@ from typing import cast
 from engineshed.eventstore import Idempotency, Metadata, RecordedEvent
 from engineshed.runtime import utc_now
 from engineshed.scheduler.domain import decide, endpoint
-from engineshed.scheduler.domain.commands import Command
+from engineshed.scheduler.domain.commands import Command, Create
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent
 from engineshed.scheduler.domain.errors import EndpointNotFoundError
 from engineshed.scheduler.journal import Journal
@@ -71,20 +71,20 @@ class Endpoints:
     async def _command(
         self,
         endpoint_id: str,
-        commands: Iterable[Command],
+        commands: Sequence[Command],
         metadata: Metadata,
         request: Idempotency | None,
     ) -> Endpoint:
         stream = _stream(endpoint_id)
         async with self._journal.lock(stream):
-            state = await self.get(endpoint_id)
+            # What is created has no history to look for.
+            state = None if isinstance(commands[0], Create) else await self.get(endpoint_id)
             before = state.revision if state else 0
             events: list[EndpointEvent] = []
             now = utc_now()
             for command in commands:
-                further = decide.decide(state, command, now)
-                state = decide.fold(state, further, now) if further else state
-                events += further
+                present = decide.fold(state, events, now) if events else state
+                events += decide.decide(present, command, now)
             if request is not None:
                 answer = answer_of(endpoint_id, before + len(events))
                 request = replace(request, response=answer)
