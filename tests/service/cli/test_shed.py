@@ -224,3 +224,21 @@ def test_a_host_is_removed_only_when_that_is_confirmed(platform) -> None:
     assert platform.asked[-1][:2] == ("DELETE", f"/v0/nodes/{NODE}?force=true")
     platform.body = node("lost")
     assert shed(platform, "remove-node", NODE, "--yes").stderr == ""
+
+
+def test_deploy_asks_for_what_its_options_say_and_for_nothing_else(platform) -> None:
+    platform.status, platform.body = 409, {"detail": "no", "errors": []}
+
+    refusal(shed(platform, "deploy", "acme/bot"))
+    options = ("--gpu-type", "h100-sxm", "--gpus", "2", "--region", "eu", "--fail-if-full")
+    refusal(shed(platform, "deploy", "acme/bot", *options))
+
+    (_, _, plain), (_, _, chosen) = platform.asked
+    scaling = {"min_replicas": 1, "max_replicas": 1}
+    assert plain == {"name": "bot", "model_name": "acme/bot", "scaling": scaling, "serving": {}}
+    assert chosen == plain | {
+        "gpu_type": "h100-sxm",
+        "gpu_count": 2,
+        "region": "eu",
+        "on_no_capacity": "fail",
+    }

@@ -1,5 +1,7 @@
 """What can be had at all, and what a refusal says."""
 
+from dataclasses import replace
+
 import pytest
 
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
@@ -151,6 +153,12 @@ class TestTemplates:
         )
         request = asked(gpu_type="h100-sxm", checkpoint_id="")
         assert admitted(request, H100, template=large).gpu_count == 4
+
+    def test_what_no_node_has_is_answered_with_what_nodes_have_and_it_allows(self) -> None:
+        request = asked(gpu_type="h100-sxm", checkpoint_id="")
+        with pytest.raises(UnknownGpuTypeError) as refused:
+            admitted(request, CPU, replace(H200, region="local"), template=self.TEMPLATE)
+        assert refused.value.facts["gpu_types"] == "cpu"
 
     def test_its_checkpoint_and_first_flavor_are_the_defaults(self) -> None:
         result = admitted(asked(checkpoint_id=""), template=self.TEMPLATE)

@@ -190,10 +190,10 @@ def _region(
         raise _not_in_template(template, "region", request.region, flavor.regions)
     if request.region not in known:
         raise UnknownRegionError(
-            f"region: no node is known in {request.region}; {_choices(known)}",
-            fields=[FieldError("region", _choices(known))],
+            f"region: no node is known in {request.region}; {_choices(allowed)}",
+            fields=[FieldError("region", _choices(allowed))],
             region=request.region,
-            regions=",".join(known),
+            regions=",".join(allowed),
         )
     return request.region
 
@@ -213,10 +213,10 @@ def _gpu_type(
         raise _not_in_template(template, "gpu_type", request.gpu_type, flavor.gpu_types)
     if request.gpu_type not in known:
         raise UnknownGpuTypeError(
-            f"gpu_type: no node in {region} has {request.gpu_type}; {_choices(known)}",
-            fields=[FieldError("gpu_type", _choices(known))],
+            f"gpu_type: no node in {region} has {request.gpu_type}; {_choices(allowed)}",
+            fields=[FieldError("gpu_type", _choices(allowed))],
             gpu_type=request.gpu_type,
-            gpu_types=",".join(known),
+            gpu_types=",".join(allowed),
         )
     return request.gpu_type
 
