@@ -1,8 +1,6 @@
 """Keeps a stack's processes running until it is told to stop, then leaves none behind."""
 
 import asyncio
-import os
-import shutil
 import signal
 import time
 from asyncio.subprocess import DEVNULL, Process
@@ -14,6 +12,7 @@ from typing import Final
 from engineshed import processes
 from engineshed.cli.stack.layout import Layout
 from engineshed.cli.stack.programs import Program
+from engineshed.cli.stack.rotation import set_aside
 
 BACKOFF_FIRST: Final = 0.5
 BACKOFF_LAST: Final = 10.0
@@ -133,14 +132,10 @@ def _log_file(path: Path) -> Path:
 
 
 def _shorten(path: Path) -> None:
-    """Set aside what is in a log that has grown large, though somebody appends to it.
-
-    What is written in between copying and cutting is lost; a pipe would lose more with us.
-    """
+    """Set aside what is in a log that has grown large; a pipe would lose it with us."""
     with suppress(OSError):  # not there yet, or no room for a copy: the next look comes
         if path.stat().st_size > LOG_BYTES:
-            shutil.copyfile(path, path.with_suffix(".log.1"))
-            os.truncate(path, 0)
+            set_aside(path, path.with_suffix(".log.1"))
 
 
 def _describe(status: int) -> str:
