@@ -23,6 +23,9 @@ def deploy(
     ],
     name: Annotated[str, typer.Option(help="What to call the endpoint.")] = "",
     flavor: Annotated[str, typer.Option(help="The template's variant.")] = "",
+    checkpoint: Annotated[
+        str, typer.Option(help="What to serve in the template's way: a checkpoint's id.")
+    ] = "",
     gpu_type: Annotated[str, typer.Option(help="e.g. h100-sxm; default: the only one.")] = "",
     gpu_count: Annotated[
         int,
@@ -50,6 +53,7 @@ def deploy(
         **_model(client, model),
     }
     optional = {
+        "checkpoint_id": checkpoint,
         "flavor_name": flavor,
         "gpu_type": gpu_type,
         "gpu_count": gpu_count,

@@ -230,13 +230,14 @@ def test_deploy_asks_for_what_its_options_say_and_for_nothing_else(platform) -> 
     platform.status, platform.body = 409, {"detail": "no", "errors": []}
 
     refusal(shed(platform, "deploy", "acme/bot"))
-    options = ("--gpu-type", "h100-sxm", "--gpus", "2", "--region", "eu", "--fail-if-full")
-    refusal(shed(platform, "deploy", "acme/bot", *options))
+    options = ["--gpu-type", "h100-sxm", "--gpus", "2", "--region", "eu", "--fail-if-full"]
+    refusal(shed(platform, "deploy", "acme/bot", "--checkpoint", "ckpt_1", *options))
 
     (_, _, plain), (_, _, chosen) = platform.asked
     scaling = {"min_replicas": 1, "max_replicas": 1}
     assert plain == {"name": "bot", "model_name": "acme/bot", "scaling": scaling, "serving": {}}
     assert chosen == plain | {
+        "checkpoint_id": "ckpt_1",
         "gpu_type": "h100-sxm",
         "gpu_count": 2,
         "region": "eu",

@@ -153,7 +153,9 @@ async def test_a_bare_checkpoint_on_a_gpu_type_that_no_node_has_names_those_ther
     body["region"] = f"eu-{number}"
     answer = await client.post(ENDPOINTS, json=body)
     assert (answer.status_code, answer.json()["reason"]) == (422, "UNKNOWN_GPU_TYPE")
-    assert "h100-sxm" in answer.json()["detail"]
+    message = f"no node in eu-{number} has b200; valid: h100-sxm"
+    assert answer.json()["errors"] == [{"field": "gpu_type", "message": message}]
+    assert answer.json()["detail"] == f"gpu_type: {message}"
 
 
 async def test_each_replica_has_its_gpus_on_one_node_of_its_region(

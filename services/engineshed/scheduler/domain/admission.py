@@ -189,9 +189,10 @@ def _region(
     if flavor.regions and request.region not in flavor.regions:
         raise _not_in_template(template, "region", request.region, flavor.regions)
     if request.region not in known:
+        message = f"no node is known in {request.region}; {_choices(allowed)}"
         raise UnknownRegionError(
-            f"region: no node is known in {request.region}; {_choices(allowed)}",
-            fields=[FieldError("region", _choices(allowed))],
+            f"region: {message}",
+            fields=[FieldError("region", message)],
             region=request.region,
             regions=",".join(allowed),
         )
@@ -212,9 +213,10 @@ def _gpu_type(
     if flavor.gpu_types and request.gpu_type not in flavor.gpu_types:
         raise _not_in_template(template, "gpu_type", request.gpu_type, flavor.gpu_types)
     if request.gpu_type not in known:
+        message = f"no node in {region} has {request.gpu_type}; {_choices(allowed)}"
         raise UnknownGpuTypeError(
-            f"gpu_type: no node in {region} has {request.gpu_type}; {_choices(allowed)}",
-            fields=[FieldError("gpu_type", _choices(allowed))],
+            f"gpu_type: {message}",
+            fields=[FieldError("gpu_type", message)],
             gpu_type=request.gpu_type,
             gpu_types=",".join(allowed),
         )
