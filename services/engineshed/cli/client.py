@@ -78,6 +78,10 @@ class Client:
         """Send `body`; the gateway does it once, however often the request reaches it."""
         return self._call("POST", path, json=body, headers={"idempotency-key": str(ULID())})
 
+    def patch(self, path: str, body: Mapping[str, object]) -> Json:
+        """Change an object as `body` says; once, however often the request reaches the gateway."""
+        return self._call("PATCH", path, json=body, headers={"idempotency-key": str(ULID())})
+
     def delete(self, path: str, **query: str | int | bool) -> Json:
         """Delete the object at `path`."""
         return self._call("DELETE", path, params=query)

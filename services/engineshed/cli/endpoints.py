@@ -17,11 +17,13 @@ from engineshed.cli.output import (
     print_object,
     print_rows,
 )
-from engineshed.cli.progress import wait_for_endpoint
+from engineshed.cli.progress import wait_for_endpoint, wait_for_rollout
 
 ENDPOINTS = "/v0/dedicated_endpoints"
 
-app = typer.Typer(no_args_is_help=True, help="List, inspect, stop, restart and delete endpoints.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, inspect, change, stop, restart and delete endpoints."
+)
 
 Reference = Annotated[
     str, typer.Argument(metavar="ENDPOINT", help="Its id, routing key, or name if that is unique.")
@@ -79,6 +81,70 @@ def restart_endpoint(endpoint: Reference, wait: Wait = False, output: Output = F
     _act(endpoint, "restart", "running" if wait else None, output)
 
 
+@app.command("update")
+def update_endpoint(
+    endpoint: Reference,
+    checkpoint: Annotated[str, typer.Option(help="Serve this one: ckpt_….")] = "",
+    gpu_type: Annotated[str, typer.Option(help="e.g. h100-sxm.")] = "",
+    gpu_count: Annotated[
+        int, typer.Option("--gpu-count", "--gpus", min=0, help="GPUs of each replica.")
+    ] = 0,
+    replicas: Annotated[int, typer.Option(min=0, help="Replicas to keep running.")] = 0,
+    max_replicas: Annotated[int, typer.Option(min=0, help="What load may add up to.")] = 0,
+    max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
+    quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
+    name: Annotated[str, typer.Option(help="What to call it.")] = "",
+    description: Annotated[str, typer.Option(help="Your text about it.")] = "",
+    recreate: Annotated[
+        bool, typer.Option("--recreate", help="Stop the old replicas first: nothing serves then.")
+    ] = False,
+    wait: Wait = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Change what is given; the rest stays.
+
+    Another checkpoint, other GPUs or serving parameters replace the replicas one by one, and each
+    old one serves until its replacement is ready. If the new ones cannot be served, the old ones
+    stay.
+    """
+    client = Client(find_connection())
+    found = find(client, endpoint)
+    body = _given(
+        checkpoint_id=checkpoint,
+        gpu_type=gpu_type,
+        gpu_count=gpu_count,
+        name=name,
+        description=description,
+        scaling=_given(
+            min_replicas=replicas,
+            max_replicas=max_replicas or (replicas and _most(found, replicas)),
+        ),
+        serving=_given(max_context=max_context, precision=precision, quantization=quantization),
+    )
+    if not body:
+        raise typer.BadParameter("say what to change; see --help")
+    if recreate:
+        body["update_strategy"] = "recreate"
+    changed = client.patch(f"{ENDPOINTS}/{found['endpoint_id']}", body)
+    if wait:
+        changed = wait_for_rollout(client, found["endpoint_id"], err)
+    print_object(changed, output)
+
+
+@app.command("rollback")
+def roll_back_endpoint(
+    endpoint: Reference, wait: Wait = False, output: Output = Format.TEXT
+) -> None:
+    """Go back to what ran before the change that is under way or failed."""
+    client = Client(find_connection())
+    endpoint_id = find(client, endpoint)["endpoint_id"]
+    changed = client.post(f"{ENDPOINTS}/{endpoint_id}/rollback")
+    if wait:
+        changed = wait_for_rollout(client, endpoint_id, err)
+    print_object(changed, output)
+
+
 @app.command("delete")
 def delete_endpoint(
     endpoint: Reference,
@@ -91,6 +157,19 @@ def delete_endpoint(
     if not yes:
         typer.confirm(f"Terminate {found['name']} ({found['endpoint_id']}) for good?", abort=True)
     print_object(client.delete(f"{ENDPOINTS}/{found['endpoint_id']}"), output)
+
+
+def _given(**fields: object) -> Json:
+    """Return the fields that are not empty."""
+    return {key: value for key, value in fields.items() if value}
+
+
+def _most(endpoint: Json, replicas: int) -> int:
+    """Return up to how many replicas it may have: one of a fixed number keeps to that."""
+    scaling = endpoint["scaling"]
+    if scaling["max_replicas"] == scaling["min_replicas"]:
+        return replicas
+    return max(replicas, int(scaling["max_replicas"]))
 
 
 def _act(reference: str, verb: str, wanted: str | None, output: Format) -> None:

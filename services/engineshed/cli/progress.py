@@ -74,6 +74,31 @@ def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Co
             time.sleep(POLL_SECONDS)
 
 
+def wait_for_rollout(client: Client, endpoint_id: str, console: Console) -> Json:
+    """Return the endpoint once all of its replicas run what they should.
+
+    Raises:
+        ApiError: the rollout failed, or the endpoint did.
+    """
+    with _bars(console) as bars:
+        stages = _Stages(bars)
+        while True:
+            endpoint = _get(client, f"/v0/dedicated_endpoints/{endpoint_id}")
+            rollout = endpoint["rollout"]
+            stages.show(endpoint)
+            if endpoint["status"] in ("failed", "terminated"):
+                raise ApiError(f"the endpoint is {endpoint['status']}: {endpoint['status_reason']}")
+            if rollout is None and endpoint["status"] in ("running", "stopped"):
+                stages.finish()
+                return endpoint
+            if rollout is not None and rollout["status"] == "failed":
+                raise ApiError(
+                    f"the rollout failed: {rollout['reason']}\n"
+                    "what served before goes on serving; go back with: shed endpoints rollback"
+                )
+            time.sleep(POLL_SECONDS)
+
+
 def wait_for_drain(client: Client, node_id: str, console: Console) -> Json:
     """Return the node once nobody holds any of its GPUs.
 

@@ -171,7 +171,7 @@ async def test_scaling(tenant: Tenant, join: Join, region: str) -> None:
     ("path", "reason", "field"),
     [
         ("region", "IMMUTABLE_FIELD", "region"),
-        ("serving.max_context", "IMMUTABLE_FIELD", "serving.max_context"),
+        ("flavor_name", "IMMUTABLE_FIELD", "flavor_name"),
         ("colour", "INVALID_FIELD", "update_mask"),
         ("scaling.min_replicas", "INVALID_FIELD", "scaling.min_replicas"),
         ("name", "INVALID_FIELD", "name"),

@@ -31,6 +31,10 @@ _ON_NO_CAPACITY: Final = {
     "queue": pb.ON_NO_CAPACITY_UNSPECIFIED,
     "fail": pb.ON_NO_CAPACITY_FAIL,
 }
+_STRATEGIES: Final = {
+    "surge": pb.UPDATE_STRATEGY_SURGE,
+    "recreate": pb.UPDATE_STRATEGY_RECREATE,
+}
 
 
 @router.get("/templates", response_model=schemas.Page[schemas.Template])
@@ -119,7 +123,7 @@ async def update_endpoint(
     if_match: IfMatch = "",
     key: IdempotencyKey = "",
 ) -> Json:
-    """Change the given fields only."""
+    """Change the given fields only; other replicas take the place of those that run, if need be."""
     message = pb.UpdateEndpointRequest(
         endpoint_id=endpoint_id,
         endpoint=pb.EndpointUpdate(
@@ -127,7 +131,12 @@ async def update_endpoint(
             description=body.description,
             enabled=body.enabled,
             scaling=_scaling(body.scaling),
+            checkpoint_id=body.checkpoint_id,
+            gpu_type=body.gpu_type,
+            gpu_count=body.gpu_count,
+            serving=_serving(body.serving),
         ),
+        update_strategy=_STRATEGIES[body.update_strategy],
         update_mask=FieldMask(paths=sorted(_mask(body))),
         etag=etag_of(if_match),
         request_id=key,
@@ -181,6 +190,23 @@ async def restart_endpoint(
     return _view(reply.endpoint, request, response)
 
 
+@router.post("/{endpoint_id}/rollback", response_model=schemas.Endpoint)
+async def roll_back_endpoint(
+    endpoint_id: EndpointId,
+    caller: CallerDep,
+    request: Request,
+    response: Response,
+    if_match: IfMatch = "",
+    key: IdempotencyKey = "",
+) -> Json:
+    """Go back to what ran before the rollout that is under way or failed."""
+    message = pb.RollbackEndpointRequest(
+        endpoint_id=endpoint_id, etag=etag_of(if_match), request_id=key
+    )
+    reply = await caller.services.endpoints.RollbackEndpoint(message, metadata=caller.metadata)
+    return _view(reply.endpoint, request, response)
+
+
 @router.get("/{endpoint_id}/lineage", response_model=schemas.Lineage)
 async def get_lineage(endpoint_id: EndpointId, caller: CallerDep) -> Json:
     """Return which weights an endpoint serves and where they came from."""
@@ -225,8 +251,12 @@ def _shown(request: Request, endpoint: pb.Endpoint) -> Json:
 
 
 def _mask(body: UpdateEndpoint) -> set[str]:
-    paths = body.model_fields_set - {"scaling"}
-    return paths | {f"scaling.{name}" for name in body.scaling.model_fields_set}
+    """Name what is given, inside objects too."""
+    return {
+        *(body.model_fields_set - {"scaling", "serving", "update_strategy"}),
+        *(f"scaling.{name}" for name in body.scaling.model_fields_set),
+        *(f"serving.{name}" for name in body.serving.model_fields_set),
+    }
 
 
 def _scaling(body: Scaling) -> pb.Scaling:

@@ -68,10 +68,20 @@ class UpdateEndpoint(Body):
     description: Text = Field("", description="Your text about it.")
     enabled: bool = Field(True, description="false stops it, true restarts it.")
     scaling: Scaling = Field(default_factory=lambda: Scaling(), description="Replica bounds.")
+    checkpoint_id: Text = Field("", description="What to serve, registered: ckpt_….")
+    gpu_type: Text = Field("", description="For example h100-sxm or cpu.")
+    gpu_count: Several = Field(1, description="GPUs of each replica.")
+    serving: Serving = Field(
+        default_factory=lambda: Serving(),
+        description="How the model is served; null: as the flavor says.",
+    )
+    update_strategy: Literal["surge", "recreate"] = Field(
+        "surge",
+        description="How replicas are replaced when checkpoint, GPUs or serving change: surge "
+        "starts one more and drains an old one when it is ready; recreate stops the old ones "
+        "first.",
+    )
     region: Text = Field("", description="Cannot be changed.")
-    gpu_type: Text = Field("", description="Cannot be changed yet.")
-    gpu_count: Count = Field(0, description="Cannot be changed yet.")
-    checkpoint_id: Text = Field("", description="Cannot be changed yet.")
     routing_key: Text = Field("", description="Cannot be changed.")
 
 

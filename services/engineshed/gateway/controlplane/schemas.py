@@ -56,11 +56,35 @@ class Replica(Shape):
     node_id: str
     gpus: list[int]
     capacity: str = Field(description="reserved, or opportunistic above min_replicas.")
+    deployment: int = Field(description="The number of what it runs.")
+    leaving: str | None = Field(description="Why it is being replaced.")
     engine_digest: str | None
     engine_backend: str | None
     progress: float = Field(description="How far the present stage has come, 0 to 1.")
     progress_message: str
     created_at: datetime
+
+
+class Deployment(Shape):
+    """What replicas run."""
+
+    deployment: int = Field(description="Its number within the endpoint.")
+    checkpoint_id: str
+    checkpoint_digest: str | None
+    gpu_type: str
+    gpu_count: int
+    serving: EndpointServing
+
+
+class Rollout(Shape):
+    """A change of deployment that is under way or failed."""
+
+    status: Literal["in_progress", "failed"]
+    reason: str = Field(description="What it waits for, or why it failed.")
+    strategy: Literal["surge", "recreate"]
+    updated_replicas: int = Field(description="Ready replicas of the new deployment.")
+    previous: Deployment = Field(description="What a rollback goes back to.")
+    started_at: datetime
 
 
 class Endpoint(Shape):
@@ -102,6 +126,8 @@ class Endpoint(Shape):
     updated_at: datetime
     version: int
     etag: str
+    deployment: int = Field(description="The number of what its replicas should run.")
+    rollout: Rollout | None
 
 
 class Flavor(Shape):

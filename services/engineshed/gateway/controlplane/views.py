@@ -14,7 +14,12 @@ from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.catalog.v1.token_service_pb2 import Token
 from engineshed.api.events.v1.event_service_pb2 import Event
 from engineshed.api.scheduler.v1 import events_pb2 as scheduler_events
-from engineshed.api.scheduler.v1.endpoint_service_pb2 import Endpoint, Replica
+from engineshed.api.scheduler.v1.endpoint_service_pb2 import (
+    Endpoint,
+    Replica,
+    Rollout,
+    UpdateStrategy,
+)
 from engineshed.api.scheduler.v1.node_service_pb2 import Node
 from engineshed.bus import StoredLine
 
@@ -70,6 +75,27 @@ def endpoint(item: Endpoint, url: str) -> Json:
         "updated_at": time(item, "update_time"),
         "version": item.version,
         "etag": item.etag,
+        "deployment": item.deployment,
+        "rollout": _rollout(item.rollout) if item.HasField("rollout") else None,
+    }
+
+
+def _rollout(item: Rollout) -> Json:
+    strategy = UpdateStrategy.Name(item.strategy)
+    return {
+        "status": _state(Rollout.State.Name(item.state)),
+        "reason": item.reason,
+        "strategy": strategy.removeprefix("UPDATE_STRATEGY_").lower(),
+        "updated_replicas": item.updated_replicas,
+        "previous": {
+            "deployment": item.previous.number,
+            "checkpoint_id": item.previous.checkpoint_id,
+            "checkpoint_digest": item.previous.checkpoint_digest or None,
+            "gpu_type": item.previous.gpu_type,
+            "gpu_count": item.previous.gpu_count,
+            "serving": _serving(item.previous.serving),
+        },
+        "started_at": time(item, "start_time"),
     }
 
 
@@ -83,6 +109,8 @@ def replica(item: Replica) -> Json:
         "node_id": item.node_id,
         "gpus": list(item.gpus),
         "capacity": item.capacity,
+        "deployment": item.deployment,
+        "leaving": item.leaving or None,
         "engine_digest": item.engine_digest or None,
         "engine_backend": item.engine_backend or None,
         "progress": round(item.progress, 4),
