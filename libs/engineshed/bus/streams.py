@@ -63,9 +63,9 @@ async def ensure_streams(bus: Bus, log_retention: timedelta | None = None) -> No
 
 
 async def _ensure(js: JetStreamContext, wanted: StreamConfig, kept: timedelta | None) -> None:
-    assert wanted.name is not None
     if kept is not None:
         wanted = wanted.evolve(max_age=kept.total_seconds())
+    assert wanted.name is not None
     try:
         present = (await js.stream_info(wanted.name)).config
     except NotFoundError:
