@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.e2e.stack import BIN, Json, Stack, running, wait_for
 
@@ -55,7 +56,7 @@ def shed(stack: Stack, *words: str) -> None:
 
 @contextmanager
 def streamed_without_a_pause(stack: Stack, key: str, callers: int = 3) -> Iterator[list[str]]:
-    """Stream answers beside the block; yield the last lines of all so far."""
+    """Stream answers beside the block; yield how each has ended so far: its last line, or why."""
     ends: list[str] = []
     enough = threading.Event()
     messages = [{"role": "user", "content": "hello"}]
@@ -64,9 +65,13 @@ def streamed_without_a_pause(stack: Stack, key: str, callers: int = 3) -> Iterat
     def ask() -> None:
         with stack.client() as client:
             while not enough.is_set():
-                with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-                    lines = [line for line in answer.iter_lines() if line]
-                ends.append(lines[-1])
+                try:
+                    with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                        lines = [line for line in answer.iter_lines() if line]
+                except httpx.HTTPError as error:
+                    ends.append(repr(error))
+                else:
+                    ends.append(lines[-1])
 
     threads = [threading.Thread(target=ask) for _ in range(callers)]
     for thread in threads:
