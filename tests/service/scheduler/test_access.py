@@ -29,6 +29,7 @@ REQUESTS = {
     f"{ENDPOINT}GetEndpoint": pb.GetEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}ListEndpoints": pb.ListEndpointsRequest(),
     f"{ENDPOINT}UpdateEndpoint": pb.UpdateEndpointRequest(endpoint_id=SOMETHING),
+    f"{ENDPOINT}RollbackEndpoint": pb.RollbackEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}StopEndpoint": pb.StopEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}RestartEndpoint": pb.RestartEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}DeleteEndpoint": pb.DeleteEndpointRequest(endpoint_id=SOMETHING),
