@@ -109,6 +109,22 @@ def test_a_rollout_that_cannot_be_served_leaves_the_old_replica_and_is_rolled_ba
     stack.delete(path)
 
 
+def test_a_change_that_waits_for_room_is_explained(stack: Stack, foreign_directory) -> None:
+    checkpoint = stack.register(foreign_directory, "explained")
+    endpoint = stack.deploy(checkpoint["checkpoint_id"], "explained")
+    endpoint_id = endpoint["endpoint_id"]
+    assert shed(stack, "endpoints", "update", endpoint_id, "--gpus", "6").returncode == 0
+
+    told = shed(stack, "explain", endpoint_id)
+
+    assert told.returncode == 0, told.stderr
+    assert endpoint["replicas"][0]["replica_id"] in told.stdout
+    assert "1 replicas are not placed: waiting for 6 free GPUs on one cpu node" in told.stdout
+    assert "kept for it: node_" in told.stdout
+    assert stack.endpoint(endpoint_id)["status"] == "running"
+    stack.delete(f"{ENDPOINTS}/{endpoint_id}")
+
+
 def test_serving_parameters_are_changed_by_recreating_where_that_is_asked_for(
     stack: Stack, foreign_directory
 ) -> None:

@@ -62,7 +62,6 @@ Simulate = Annotated[
         help="Offer GPUs of this type in their place, served by the CPU, e.g. h100-sxm:8.",
     ),
 ]
-
 Templates = Annotated[
     Path | None,
     typer.Option(
@@ -105,6 +104,7 @@ app.command()(deploy.deploy)
 app.command()(deploy.chat)
 app.command()(watching.logs)
 app.command()(watching.events)
+app.command()(endpoints.explain)
 app.command()(nodes.nodes)
 app.command()(nodes.cordon)
 app.command()(nodes.uncordon)

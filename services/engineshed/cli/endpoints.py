@@ -1,5 +1,6 @@
 """`shed endpoints …`, and finding an endpoint by what a person would call it."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from engineshed.cli.output import (
     age,
     colored,
     err,
+    out,
     print_object,
     print_rows,
 )
@@ -170,6 +172,48 @@ def _most(endpoint: Json, replicas: int) -> int:
     if scaling["max_replicas"] == scaling["min_replicas"]:
         return replicas
     return max(replicas, int(scaling["max_replicas"]))
+
+
+def explain(endpoint: Reference, output: Output = Format.TEXT) -> None:
+    """Say why an endpoint's replicas are where they are, and what it waits for."""
+    client = Client(find_connection())
+    endpoint_id = find(client, endpoint)["endpoint_id"]
+    found = client.get(f"{ENDPOINTS}/{endpoint_id}/explanation")
+    if output is not Format.TEXT:
+        print_object(found, output)
+        return
+    for line in _explained(found):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _explained(found: Json) -> Iterator[str]:
+    """Yield an explanation in lines."""
+    reason = f": {found['status_reason']}" if found["status_reason"] else ""
+    yield f"{found['endpoint_id']} is {found['status']}{reason}"
+    for replica in found["replicas"]:
+        yield f"{replica['replica_id']} is on {replica['node_id']}, since {replica['placed_at']}"
+        compared = replica["candidate_count"]
+        yield f"  the best of {compared} compared at last, by {replica['policy_version']}"
+        for candidate in replica["candidates"]:
+            yield f"  {candidate['score']:>12,.0f}  {candidate['node_id']}"
+        yield from _rejected(replica)
+    wait = found["wait"]
+    if wait is None:
+        return
+    yield f"{wait['missing_replicas']} replicas are not placed: {wait['reason']}"
+    if wait["queue_position"]:
+        of = f" of {wait['queue_length']}" if wait["queue_length"] else ""
+        yield f"  place in the queue: {wait['queue_position']}{of}"
+    if wait["retry_at"]:
+        yield f"  tried again at {wait['retry_at']}"
+    if wait["nominated_node_id"]:
+        yield f"  kept for it: {wait['nominated_node_id']}"
+    yield from _rejected(wait)
+
+
+def _rejected(item: Json) -> Iterator[str]:
+    for name, nodes in item["rejected"].items():
+        yield f"  turned away by {name.replace('_', ' ')}: {nodes}"
 
 
 def _act(reference: str, verb: str, wanted: str | None, output: Format) -> None:

@@ -43,6 +43,7 @@ _NODES: list[Column] = [
         ),
     ),
     ("BACK ENDS", lambda item: ", ".join(item["backends"])),
+    ("REASON", lambda item: item["status_reason"]),
     ("HEARD", lambda item: f"{age(item['heard_at'])} ago" if item["heard_at"] else ""),
 ]
 _HOLDERS: list[Column] = [

@@ -12,6 +12,9 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import (
     add_EndpointServiceServicer_to_server,
 )
 from engineshed.api.scheduler.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
+from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import (
+    add_SchedulingServiceServicer_to_server,
+)
 from engineshed.auth import ServiceTokens, TokenDirectory
 from engineshed.bus import TOKENS, Bus, EventPublisher, KeyValueWatcher, ensure_streams
 from engineshed.eventstore import EventStore, Relay
@@ -39,6 +42,7 @@ from engineshed.scheduler.purge import Purge
 from engineshed.scheduler.reconciler import Reconciler
 from engineshed.scheduler.replica_secrets import ReplicaSecrets
 from engineshed.scheduler.routes import Routes
+from engineshed.scheduler.scheduling_service import SchedulingServicer
 from engineshed.scheduler.settings import SchedulerSettings
 from engineshed.scheduler.store import SERVICE, heard_times, open_store
 from engineshed.scheduler.updates import Updates
@@ -155,6 +159,10 @@ async def _lead(
         EndpointServicer(journal, endpoints, creation, updates, agents, purge),
     )
     server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, nodes, agents))
+    server.add(
+        add_SchedulingServiceServicer_to_server,
+        SchedulingServicer(journal, endpoints, agents, policy),
+    )
     observations = Observations(journal, agents, endpoints, nodes)
     server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
     server.add(add_EventServiceServicer_to_server, EventServicer(store))

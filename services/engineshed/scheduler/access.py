@@ -42,6 +42,10 @@ ACCESS: Final[Mapping[str, Access]] = dict(
             DrainNode=_scope(_OPERATOR),
             RemoveNode=_scope(_OPERATOR),
         ),
+        *_service(
+            "scheduler.v1.SchedulingService",
+            ExplainEndpoint=_scope(_READ),
+        ),
         *_service("agent.v1.AgentService", Connect=Access(None, frozenset({"agent"}))),
         *_service(
             "events.v1.EventService", ReadEvents=_scope(_READ, "catalog", "gateway", "ledger")

@@ -85,6 +85,7 @@ def node_message(node: Node, view: View, agents: Agents) -> node_api.Node:
         inventory=message_of(node.inventory),
         join_time=to_timestamp(node.joined_at),
         reported=agents.has_reported(node.node_id),
+        reason=node.reason,
     )
     for gpu in range(node.inventory.gpu_count):
         allocation = message.gpus.add(index=gpu)

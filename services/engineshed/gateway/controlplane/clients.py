@@ -14,6 +14,7 @@ from engineshed.api.catalog.v1.token_service_pb2_grpc import TokenServiceStub
 from engineshed.api.events.v1.event_service_pb2_grpc import EventServiceStub
 from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from engineshed.api.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
+from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import SchedulingServiceStub
 from engineshed.auth import Authenticator, Principal, TokenWatch, UnauthenticatedError
 from engineshed.bus import Bus
 from engineshed.gateway.routes import Routes
@@ -40,6 +41,7 @@ class Services:
         self.templates = TemplateServiceStub(catalog)
         self.endpoints = EndpointServiceStub(scheduler)
         self.nodes = NodeServiceStub(scheduler)
+        self.scheduling = SchedulingServiceStub(scheduler)
         self.events = EventServiceStub(scheduler)
         self.bus = bus
         self.authenticator = authenticator

@@ -8,6 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from engineshed.api.catalog.v1 import checkpoint_service_pb2, template_service_pb2
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
+from engineshed.api.scheduler.v1 import scheduling_service_pb2
 from engineshed.gateway.controlplane import schemas, views
 from engineshed.gateway.controlplane.clients import Caller, CallerDep
 from engineshed.gateway.controlplane.models import CreateEndpoint, Scaling, Serving, UpdateEndpoint
@@ -205,6 +206,16 @@ async def roll_back_endpoint(
     )
     reply = await caller.services.endpoints.RollbackEndpoint(message, metadata=caller.metadata)
     return _view(reply.endpoint, request, response)
+
+
+@router.get("/{endpoint_id}/explanation", response_model=schemas.Explanation)
+async def explain_endpoint(endpoint_id: EndpointId, caller: CallerDep) -> Json:
+    """Say why its replicas are where they are, and what those wait for that are not placed."""
+    reply = await caller.services.scheduling.ExplainEndpoint(
+        scheduling_service_pb2.ExplainEndpointRequest(endpoint_id=endpoint_id),
+        metadata=caller.metadata,
+    )
+    return views.explanation(reply)
 
 
 @router.get("/{endpoint_id}/lineage", response_model=schemas.Lineage)

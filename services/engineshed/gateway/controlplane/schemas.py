@@ -130,6 +130,48 @@ class Endpoint(Shape):
     rollout: Rollout | None
 
 
+class Candidate(Shape):
+    """A node that would have fitted."""
+
+    node_id: str
+    score: float = Field(description="Higher is better.")
+
+
+class Placement(Shape):
+    """Why a replica is where it is, as it was decided."""
+
+    replica_id: str
+    node_id: str
+    placed_at: datetime
+    policy_version: str
+    candidates: list[Candidate] = Field(description="Best first; the chosen one, to tenants.")
+    candidate_count: int = Field(description="How many were compared last, five at most.")
+    rejected: dict[str, int] = Field(description="Nodes turned away by filter, to operators.")
+
+
+class Wait(Shape):
+    """What replicas wait for that are not placed."""
+
+    missing_replicas: int
+    reason: str
+    queue_position: int | None
+    queue_length: int | None = Field(description="To operators.")
+    retry_at: datetime | None = Field(description="null: as soon as there is room.")
+    rejected: dict[str, int] = Field(description="Nodes turned away by filter, to operators.")
+    nominated_node_id: str | None = Field(description="The node kept for it, to operators.")
+
+
+class Explanation(Shape):
+    """Why an endpoint is where it is, and what it waits for."""
+
+    id: str
+    endpoint_id: str
+    status: str
+    status_reason: str
+    replicas: list[Placement]
+    wait: Wait | None
+
+
 class Flavor(Shape):
     """A template's variant; an empty list: whatever the nodes offer."""
 
@@ -212,6 +254,7 @@ class Node(Shape):
     id: str
     node_id: str
     status: Literal["joined", "cordoned", "draining", "left", "lost"]
+    status_reason: str = Field(description="Why it is out of use, in the operator's words.")
     hostname: str
     region: str
     gpu_type: str

@@ -21,6 +21,7 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2 import (
     UpdateStrategy,
 )
 from engineshed.api.scheduler.v1.node_service_pb2 import Node
+from engineshed.api.scheduler.v1.scheduling_service_pb2 import ExplainEndpointResponse
 from engineshed.bus import StoredLine
 
 Json = dict[str, Any]
@@ -99,6 +100,42 @@ def _rollout(item: Rollout) -> Json:
     }
 
 
+def explanation(item: ExplainEndpointResponse) -> Json:
+    """Return why an endpoint is where it is, and what it waits for."""
+    wait = item.wait
+    return {
+        "id": item.endpoint.endpoint_id,
+        "endpoint_id": item.endpoint.endpoint_id,
+        "status": _state(Endpoint.State.Name(item.endpoint.state)),
+        "status_reason": item.endpoint.state_reason,
+        "replicas": [
+            {
+                "replica_id": one.replica_id,
+                "node_id": one.node_id,
+                "placed_at": time(one, "place_time"),
+                "policy_version": one.why.policy_version,
+                "candidates": [
+                    {"node_id": node.node_id, "score": node.score} for node in one.why.candidates
+                ],
+                "candidate_count": one.candidates,
+                "rejected": dict(one.why.rejected),
+            }
+            for one in item.placements
+        ],
+        "wait": {
+            "missing_replicas": wait.missing_replicas,
+            "reason": wait.reason,
+            "queue_position": wait.queue_position or None,
+            "queue_length": wait.queue_length or None,
+            "retry_at": time(wait, "retry_time"),
+            "rejected": dict(wait.rejected),
+            "nominated_node_id": wait.nominated_node_id or None,
+        }
+        if item.HasField("wait")
+        else None,
+    }
+
+
 def replica(item: Replica) -> Json:
     """Return a replica."""
     return {
@@ -172,6 +209,7 @@ def node(item: Node) -> Json:
         "id": item.node_id,
         "node_id": item.node_id,
         "status": _state(Node.State.Name(item.state)),
+        "status_reason": item.reason,
         "hostname": offer.hostname,
         "region": offer.region,
         "gpu_type": offer.gpu_type,

@@ -86,13 +86,17 @@ def what_is_missing(view: View, endpoint: Endpoint, now: datetime) -> str:
     missing = endpoint.missing
     if not missing:
         return ""
+    are = "is" if missing == 1 else "are"
+    reason = why_missing(view, endpoint, now)
+    return f"{missing} of {endpoint.wanted} replicas {are} not placed: {reason}"
+
+
+def why_missing(view: View, endpoint: Endpoint, now: datetime) -> str:
+    """Return what those replicas of an endpoint wait for that are not placed."""
+    if endpoint.retry_at is not None and endpoint.retry_at > now:
+        return f"trying again after {endpoint.failures[-1].summary}"
     key = queue_key(endpoint)
     preferences, room = Preferences(endpoint), Room(view.pools(key), view.cordoned(key))
-    if endpoint.retry_at is not None and endpoint.retry_at > now:
-        reason = f"trying again after {endpoint.failures[-1].summary}"
-    elif room.count(preferences.backends, endpoint.gpu_count):
-        reason = WAITING_TO_BE_PLACED  # in a moment, or after the head of the queue
-    else:
-        reason = why_waiting(endpoint, preferences, room)
-    are = "is" if missing == 1 else "are"
-    return f"{missing} of {endpoint.wanted} replicas {are} not placed: {reason}"
+    if room.count(preferences.backends, preferences.gpu_count):
+        return WAITING_TO_BE_PLACED  # in a moment, or after the head of the queue
+    return why_waiting(endpoint, preferences, room)

@@ -50,9 +50,18 @@ class Postpone:
 Decision: TypeAlias = Assign | Postpone
 
 
+@dataclass(frozen=True, slots=True)
+class QueuePlan:
+    """What is decided for one queue."""
+
+    decisions: list[Decision]
+    room: Room  # what is left
+    head: str | None  # the first endpoint that has to wait for room; a node is kept for it
+
+
 def plan(view: View, dirty: Collection[QueueKey], policy: Policy, now: datetime) -> list[Decision]:
     """Return what should be decided for the queues in `dirty`."""
-    return [decision for key in sorted(dirty) for decision in _plan_queue(view, key, policy, now)]
+    return [one for key in sorted(dirty) for one in plan_queue(view, key, policy, now).decisions]
 
 
 def plan_newcomer(
@@ -62,21 +71,22 @@ def plan_newcomer(
 
     Whoever waits before it is served first, and the node that the head keeps is kept from it too.
     """
-    for decision in _plan_queue(view, queue_key(newcomer), policy, now, newcomer):
+    for decision in plan_queue(view, queue_key(newcomer), policy, now, newcomer).decisions:
         if isinstance(decision, Assign) and decision.endpoint_id == newcomer.endpoint_id:
             return decision.spots
     return ()
 
 
-def _plan_queue(
+def plan_queue(
     view: View, key: QueueKey, policy: Policy, now: datetime, *newcomers: Endpoint
-) -> list[Decision]:
+) -> QueuePlan:
     """Serve a queue in order of arrival, then newcomers.
 
     The first endpoint that does not fit keeps a node; those behind it may use the rest, so a small
     one passes a large one without taking its room.
     """
     decisions: list[Decision] = []
+    head: str | None = None
     room = Room(view.pools(key), view.cordoned(key))
     too_much: dict[tuple[frozenset[str], int], str] = {}  # and why: room only shrinks meanwhile
 
@@ -95,6 +105,7 @@ def _plan_queue(
             decisions.append(Assign(endpoint.endpoint_id, tuple(spots), endpoint.placing.number))
         if len(spots) == endpoint.missing:
             continue
+        head = head or endpoint.endpoint_id
         if room.nomination is None:
             nomination = _nominate(view, preferences, room)
             if nomination is not None:
@@ -103,7 +114,7 @@ def _plan_queue(
         unaware = endpoint.status != Status(EndpointState.QUEUED, reason)
         if not spots and unaware and consequences.waits(endpoint):
             decisions.append(Postpone(endpoint.endpoint_id, reason))
-    return decisions
+    return QueuePlan(decisions, room, head)
 
 
 def _spots(

@@ -68,6 +68,7 @@ class Node(_message.Message):
     JOIN_TIME_FIELD_NUMBER: _builtins.int
     HEARD_TIME_FIELD_NUMBER: _builtins.int
     REPORTED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """node_id is "node_" and a ULID."""
     state: Global___Node.State.ValueType
@@ -76,6 +77,8 @@ class Node(_message.Message):
     """reported is true once its agent has told this scheduler, since it leads, what runs there. Until
     then what is said of the node's replicas is what was known before.
     """
+    reason: _builtins.str
+    """reason is why it was cordoned, drained or removed, in the operator's words. Empty otherwise."""
     @_builtins.property
     def inventory(self) -> Global___NodeInventory:
         """inventory is what it offers."""
@@ -102,10 +105,11 @@ class Node(_message.Message):
         join_time: _timestamp_pb2.Timestamp | None = ...,
         heard_time: _timestamp_pb2.Timestamp | None = ...,
         reported: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heard_time", b"heard_time", "inventory", b"inventory", "join_time", b"join_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "heard_time", b"heard_time", "inventory", b"inventory", "join_time", b"join_time", "node_id", b"node_id", "reported", b"reported", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus", b"gpus", "heard_time", b"heard_time", "inventory", b"inventory", "join_time", b"join_time", "node_id", b"node_id", "reason", b"reason", "reported", b"reported", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

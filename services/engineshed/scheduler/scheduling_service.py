@@ -1,0 +1,87 @@
+"""SchedulingService over gRPC."""
+
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from engineshed.api.scheduler.v1 import scheduling_service_pb2 as pb
+from engineshed.api.scheduler.v1.events_pb2 import PlacementDecision, ReplicaPlaced
+from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import SchedulingServiceServicer
+from engineshed.eventstore import RecordedEvent
+from engineshed.rpc import current_call
+from engineshed.runtime import to_timestamp, utc_now
+from engineshed.scheduler.agents import Agents
+from engineshed.scheduler.domain.errors import EndpointNotFoundError
+from engineshed.scheduler.domain.explain import Wait, explain_wait
+from engineshed.scheduler.domain.score import Policy
+from engineshed.scheduler.endpoints import Endpoints
+from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.rendering import endpoint_message
+
+
+class SchedulingServicer(SchedulingServiceServicer):
+    """Interceptors validate the request and give errors their status before and after this."""
+
+    def __init__(
+        self, journal: Journal, endpoints: Endpoints, agents: Agents, policy: Policy
+    ) -> None:
+        self._journal = journal
+        self._endpoints = endpoints
+        self._agents = agents
+        self._policy = policy
+
+    async def ExplainEndpoint(
+        self, request: pb.ExplainEndpointRequest, context: ServicerContext[Any, Any]
+    ) -> pb.ExplainEndpointResponse:
+        """Say why replicas are where they are, and what the others wait for."""
+        principal = current_call().principal
+        endpoint = await self._endpoints.get(request.endpoint_id)
+        if endpoint is None or not (principal.sees_all or principal.org_id == endpoint.org_id):
+            raise EndpointNotFoundError.of(request.endpoint_id)
+        view, now = self._journal.view, utc_now()
+        message = endpoint_message(endpoint, now, view=view, agents=self._agents)
+        shown = {replica.replica_id for replica in message.replicas}
+        history = await self._journal.store.load(f"endpoint/{endpoint.endpoint_id}")
+        wait = None
+        if endpoint.endpoint_id in view.endpoints:
+            wait = explain_wait(view, endpoint, self._policy, now)
+        return pb.ExplainEndpointResponse(
+            endpoint=message,
+            placements=[
+                _placement(recorded, event, in_full=principal.sees_all)
+                for recorded in history
+                if isinstance(event := recorded.event, ReplicaPlaced) and event.replica_id in shown
+            ],
+            wait=_wait(wait, in_full=principal.sees_all) if wait else None,
+        )
+
+
+def _placement(
+    recorded: RecordedEvent, event: ReplicaPlaced, *, in_full: bool
+) -> pb.PlacementExplanation:
+    why = event.why
+    if not in_full:
+        chosen = [one for one in why.candidates if one.node_id == event.node_id]
+        why = PlacementDecision(policy_version=why.policy_version, candidates=chosen)
+    return pb.PlacementExplanation(
+        replica_id=event.replica_id,
+        node_id=event.node_id,
+        place_time=to_timestamp(recorded.recorded_at),
+        why=why,
+        candidates=len(event.why.candidates),
+    )
+
+
+def _wait(wait: Wait, *, in_full: bool) -> pb.WaitExplanation:
+    message = pb.WaitExplanation(
+        missing_replicas=wait.missing,
+        reason=wait.reason,
+        queue_position=wait.position,
+        retry_time=to_timestamp(wait.retry_at) if wait.retry_at else None,
+    )
+    if in_full:
+        message.queue_length = wait.length
+        message.nominated_node_id = wait.nominated
+        for name, nodes in wait.rejected.items():
+            message.rejected[name] = nodes
+    return message
