@@ -105,7 +105,9 @@ async def test_a_cordoned_node_is_given_nothing_until_it_is_uncordoned(
 
     await eventually("the reason", reason)
     assert (await tenant.get(before)).state == E.STATE_RUNNING
-    assert (await operator.uncordon(agent.node_id)).state == N.STATE_JOINED
+    assert (await operator.cordon(agent.node_id)).reason == "fans", "until another one is given"
+    uncordoned = await operator.uncordon(agent.node_id)
+    assert (uncordoned.state, uncordoned.reason) == (N.STATE_JOINED, "")
     await tenant.until(waiting, E.STATE_RUNNING)
 
     history = await operator.tenant.events(f"node/{agent.node_id}")
