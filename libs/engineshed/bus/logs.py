@@ -91,7 +91,10 @@ ALWAYS: Final = Period()
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """Lines, newest first; with a period they may be fewer than asked for, and yet not the last."""
+    """Lines, newest first; with a period they may be fewer than asked for, and yet not the last.
+
+    Pages follow one another as their lines were stored; what a cut-off host logged comes later.
+    """
 
     lines: Sequence[StoredLine]
     before: int | None  # pass it to `read_logs` for the lines before these; None: there are none
@@ -196,6 +199,7 @@ async def _read_page(
         if part.over:
             break
     more = end > first and not (len(found) < limit and part.over)
+    found.sort(key=lambda line: (line.time, line.sequence), reverse=True)
     return LogPage(tuple(found), end if more else None, state.last_seq)
 
 

@@ -173,7 +173,7 @@ async def test_a_line_that_came_late_belongs_to_when_it_was_logged(
 
     found = await all_pages(gateway, Period(at(3), at(6)), 10)
 
-    assert found == ["line 3", "line 5"]
+    assert found == ["line 5", "line 3"]
 
 
 async def test_a_period_long_ago_is_found_page_by_page(

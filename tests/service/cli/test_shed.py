@@ -170,6 +170,7 @@ def node(status: str = "joined", *holders: str | None) -> dict[str, Any]:
     ]
     offer = {"gpu_type": "h100-sxm", "gpu_count": len(gpus), "simulated": False, "backends": []}
     place = {"hostname": "gpu-7", "region": "eu-1", "heard_at": "2026-01-01T00:00:00Z"}
+    place["status_reason"] = "fans" if status != "joined" else ""
     return {"id": NODE, "node_id": NODE, "status": status, "gpus": gpus, **offer, **place}
 
 
@@ -178,6 +179,7 @@ def test_nodes_are_shown_with_who_holds_which_gpu(platform) -> None:
     done = shed(platform, "nodes")
     hosts, _, holders = done.stdout.partition("\n\n")
     assert "draining" in hosts
+    assert "fans" in hosts
     assert "1/4 free h100-sxm" in hosts
     assert [line.split() for line in holders.splitlines()[1:]] == [
         [NODE, "0,2", "rep_1", "ep_1", "org_1"],
