@@ -98,7 +98,9 @@ class Deployment:
         """Return all of the variables that the process of a service has."""
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         own = self.services[name].get("environment", {})
-        return {"PATH": path, **{key: self.mapped(name, value) for key, value in own.items()}}
+        # Filled in before it is parsed, an empty one looks as if it had no value.
+        given = {key: "" if value is None else value for key, value in own.items()}
+        return {"PATH": path, **{key: self.mapped(name, value) for key, value in given.items()}}
 
     def mapped(self, name: str, text: str) -> str:
         """Return a text as the process of a service must have it on this machine."""

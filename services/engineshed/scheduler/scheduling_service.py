@@ -36,7 +36,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         """Say why replicas are where they are, and what the others wait for."""
         principal = current_call().principal
         endpoint = await self._endpoints.get(request.endpoint_id)
-        if endpoint is None or not (principal.sees_all or principal.org_id == endpoint.org_id):
+        if endpoint is None or not (principal.is_service or principal.org_id == endpoint.org_id):
             raise EndpointNotFoundError.of(request.endpoint_id)
         view, now = self._journal.view, utc_now()
         message = endpoint_message(endpoint, now, view=view, agents=self._agents)

@@ -14,12 +14,15 @@ from engineshed.api.agent.v1.agent_service_pb2 import ConnectRequest
 from engineshed.api.events.v1.event_service_pb2 import ReadEventsRequest
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
+from engineshed.api.scheduler.v1.scheduling_service_pb2 import ExplainEndpointRequest
+from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import SchedulingServiceStub
 from engineshed.rpc import open_channel
 from engineshed.scheduler.access import ACCESS
 
 S = grpc.StatusCode
 ENDPOINT = "/engineshed.api.scheduler.v1.EndpointService/"
 NODE = "/engineshed.api.scheduler.v1.NodeService/"
+EXPLAIN = "/engineshed.api.scheduler.v1.SchedulingService/ExplainEndpoint"
 EVENTS = "/engineshed.api.events.v1.EventService/ReadEvents"
 CONNECT = "/engineshed.api.agent.v1.AgentService/Connect"
 
@@ -39,6 +42,7 @@ REQUESTS = {
     f"{NODE}UncordonNode": nodes.UncordonNodeRequest(node_id=ids.new(ids.NODE)),
     f"{NODE}DrainNode": nodes.DrainNodeRequest(node_id=ids.new(ids.NODE)),
     f"{NODE}RemoveNode": nodes.RemoveNodeRequest(node_id=ids.new(ids.NODE)),
+    EXPLAIN: ExplainEndpointRequest(endpoint_id=SOMETHING),
     EVENTS: ReadEventsRequest(),
     CONNECT: ConnectRequest(),
 }
@@ -102,7 +106,8 @@ async def test_a_stranger_finds_nothing(
         if isinstance(asked, pb.UpdateEndpointRequest):
             asked.endpoint.name = "mine"
             asked.update_mask.paths.append("name")
-        call = getattr(stranger.endpoints, method.rpartition("/")[2])(asked)
+        stub = SchedulingServiceStub(stranger.channel) if method == EXPLAIN else stranger.endpoints
+        call = getattr(stub, method.rpartition("/")[2])(asked)
         assert await call.code() == S.NOT_FOUND, method
     listed = await stranger.endpoints.ListEndpoints(pb.ListEndpointsRequest())
     assert not listed.endpoints

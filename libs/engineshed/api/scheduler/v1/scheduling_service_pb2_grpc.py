@@ -48,7 +48,8 @@ class SchedulingServiceServicer:
 
     def ExplainEndpoint(self, request, context):
         """ExplainEndpoint says why an endpoint's replicas are where they are, and what those wait for that
-        are not placed. Nodes other than its own, and how many there are, are told to operators only.
+        are not placed. Nodes other than its own, and how many there are, are told only to
+        callers of its organization who are operators, too.
 
         Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
         """

@@ -35,7 +35,8 @@ class SchedulingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SchedulingServiceAsyncStub: ...
     ExplainEndpoint: _grpc.UnaryUnaryMultiCallable[_scheduling_service_pb2.ExplainEndpointRequest, _scheduling_service_pb2.ExplainEndpointResponse]
     """ExplainEndpoint says why an endpoint's replicas are where they are, and what those wait for that
-    are not placed. Nodes other than its own, and how many there are, are told to operators only.
+    are not placed. Nodes other than its own, and how many there are, are told only to
+    callers of its organization who are operators, too.
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
     """
@@ -47,7 +48,8 @@ class SchedulingServiceAsyncStub(SchedulingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExplainEndpoint: _aio.UnaryUnaryMultiCallable[_scheduling_service_pb2.ExplainEndpointRequest, _scheduling_service_pb2.ExplainEndpointResponse]  # type: ignore[assignment]
     """ExplainEndpoint says why an endpoint's replicas are where they are, and what those wait for that
-    are not placed. Nodes other than its own, and how many there are, are told to operators only.
+    are not placed. Nodes other than its own, and how many there are, are told only to
+    callers of its organization who are operators, too.
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
     """
@@ -62,7 +64,8 @@ class SchedulingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduling_service_pb2.ExplainEndpointResponse, _abc.Awaitable[_scheduling_service_pb2.ExplainEndpointResponse]]:
         """ExplainEndpoint says why an endpoint's replicas are where they are, and what those wait for that
-        are not placed. Nodes other than its own, and how many there are, are told to operators only.
+        are not placed. Nodes other than its own, and how many there are, are told only to
+        callers of its organization who are operators, too.
 
         Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
         """
