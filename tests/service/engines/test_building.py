@@ -121,7 +121,8 @@ async def begin(checkpoint: Path, folder: Path) -> tuple[asyncio.Task[Any], psut
     [process] = [
         child
         for child in psutil.Process().children(recursive=True)
-        if str(folder) in " ".join(child.cmdline())
+        # What other tests have started may have ended: a zombie has no command line.
+        if child.status() != psutil.STATUS_ZOMBIE and str(folder) in " ".join(child.cmdline())
     ]
     return building, process
 
