@@ -118,8 +118,8 @@ def test_a_change_that_waits_for_room_is_explained(stack: Stack, foreign_directo
     told = shed(stack, "explain", endpoint_id)
 
     assert told.returncode == 0, told.stderr
-    assert endpoint["replicas"][0]["replica_id"] in told.stdout
-    assert "1 replicas are not placed: waiting for 6 free GPUs on one cpu node" in told.stdout
+    assert f"{endpoint['replicas'][0]['replica_id']} is ready" in told.stdout
+    assert "1 replica is not placed: waiting for 6 free GPUs on one cpu node" in told.stdout
     assert "kept for it: node_" in told.stdout
     assert stack.endpoint(endpoint_id)["status"] == "running"
     stack.delete(f"{ENDPOINTS}/{endpoint_id}")

@@ -191,7 +191,8 @@ def _explained(found: Json) -> Iterator[str]:
     reason = f": {found['status_reason']}" if found["status_reason"] else ""
     yield f"{found['endpoint_id']} is {found['status']}{reason}"
     for replica in found["replicas"]:
-        yield f"{replica['replica_id']} is on {replica['node_id']}, since {replica['placed_at']}"
+        yield f"{replica['replica_id']} is {replica['status']}"
+        yield f"  placed on {replica['node_id']} at {replica['placed_at']}"
         compared = replica["candidate_count"]
         yield f"  the best of {compared} compared at last, by {replica['policy_version']}"
         for candidate in replica["candidates"]:
@@ -200,7 +201,8 @@ def _explained(found: Json) -> Iterator[str]:
     wait = found["wait"]
     if wait is None:
         return
-    yield f"{wait['missing_replicas']} replicas are not placed: {wait['reason']}"
+    missing = wait["missing_replicas"]
+    yield f"{missing} replica{'s are' if missing > 1 else ' is'} not placed: {wait['reason']}"
     if wait["queue_position"]:
         of = f" of {wait['queue_length']}" if wait["queue_length"] else ""
         yield f"  place in the queue: {wait['queue_position']}{of}"

@@ -76,7 +76,7 @@ class EndpointServicer(EndpointServiceServicer):
             return pb.GetEndpointResponse(endpoint=self._shown(endpoint))
         moment = moment_of(request.as_of, "as_of")
         past = await self._endpoints.get(request.endpoint_id, as_of=moment)
-        endpoint = _require_owner(request.endpoint_id, past, principal)
+        endpoint = require_owner(request.endpoint_id, past, principal)
         return pb.GetEndpointResponse(endpoint=endpoint_message(endpoint, moment))
 
     async def ListEndpoints(
@@ -153,7 +153,7 @@ class EndpointServicer(EndpointServiceServicer):
 
     async def _owned(self, endpoint_id: str, principal: Principal) -> Endpoint:
         found = await self._endpoints.get(endpoint_id)
-        return _require_owner(endpoint_id, found, principal)
+        return require_owner(endpoint_id, found, principal)
 
     async def _command(
         self, endpoint: Endpoint, command: Command, call: Call, key: Idempotency | None
@@ -192,7 +192,7 @@ class EndpointServicer(EndpointServiceServicer):
         )
 
 
-def _require_owner(endpoint_id: str, endpoint: Endpoint | None, principal: Principal) -> Endpoint:
+def require_owner(endpoint_id: str, endpoint: Endpoint | None, principal: Principal) -> Endpoint:
     """Return the endpoint, if the caller may know that it exists."""
     if endpoint is None or not (principal.is_service or principal.org_id == endpoint.org_id):
         raise EndpointNotFoundError.of(endpoint_id)

@@ -83,8 +83,8 @@ class Holds:
         held = {Hold(*row) for row in rows}
         endpoints = self._journal.view.endpoints
         self._watched |= {hold for hold in held if _may_go(hold, endpoints.get(hold.endpoint_id))}
-        ended_with_holds = {hold.endpoint_id for hold in held}
-        self._released = {one for one in self._journal.view.finished if one not in ended_with_holds}
+        holders = {hold.endpoint_id for hold in held}
+        self._released = {one for one in self._journal.view.finished if one not in holders}
         while True:
             now = utc_now()
             await self._end_finished(now)

@@ -9,7 +9,7 @@ from engineshed.scheduler.agents import Agents
 from engineshed.scheduler.domain.endpoint import ENDED_SHOWN, Endpoint, EndpointState
 from engineshed.scheduler.domain.filters import what_is_missing
 from engineshed.scheduler.domain.node import Node, message_of
-from engineshed.scheduler.domain.replica import Replica, ReplicaState, Serving
+from engineshed.scheduler.domain.replica import Replica, ReplicaState
 from engineshed.scheduler.domain.view import View
 
 _BUSY = (ReplicaState.FETCHING, ReplicaState.BUILDING, ReplicaState.LOADING)
@@ -54,7 +54,7 @@ def endpoint_message(
             min_replicas=endpoint.scaling.min_replicas,
             max_replicas=endpoint.scaling.max_replicas,
         ),
-        serving=_serving(endpoint.serving),
+        serving=endpoint.serving.message(),
         enabled=endpoint.enabled,
         state=api.Endpoint.State.ValueType(status.state),
         state_reason=reason,
@@ -118,17 +118,9 @@ def _rollout(endpoint: Endpoint, waits_for: str) -> api.Rollout:
             checkpoint_digest=previous.checkpoint.digest,
             gpu_type=previous.gpu_type,
             gpu_count=previous.gpu_count,
-            serving=_serving(previous.serving),
+            serving=previous.serving.message(),
         ),
         start_time=to_timestamp(rollout.started_at),
-    )
-
-
-def _serving(serving: Serving) -> api.ServingParameters:
-    return api.ServingParameters(
-        max_context=serving.max_context,
-        precision=serving.precision,
-        quantization=serving.quantization,
     )
 
 

@@ -11,9 +11,9 @@ from engineshed.eventstore import RecordedEvent
 from engineshed.rpc import current_call
 from engineshed.runtime import to_timestamp, utc_now
 from engineshed.scheduler.agents import Agents
-from engineshed.scheduler.domain.errors import EndpointNotFoundError
 from engineshed.scheduler.domain.explain import Wait, explain_wait
 from engineshed.scheduler.domain.score import Policy
+from engineshed.scheduler.endpoint_service import require_owner
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.rendering import endpoint_message
@@ -35,9 +35,8 @@ class SchedulingServicer(SchedulingServiceServicer):
     ) -> pb.ExplainEndpointResponse:
         """Say why replicas are where they are, and what the others wait for."""
         principal = current_call().principal
-        endpoint = await self._endpoints.get(request.endpoint_id)
-        if endpoint is None or not (principal.is_service or principal.org_id == endpoint.org_id):
-            raise EndpointNotFoundError.of(request.endpoint_id)
+        found = await self._endpoints.get(request.endpoint_id)
+        endpoint = require_owner(request.endpoint_id, found, principal)
         view, now = self._journal.view, utc_now()
         message = endpoint_message(endpoint, now, view=view, agents=self._agents)
         shown = {replica.replica_id for replica in message.replicas}

@@ -141,6 +141,7 @@ class Placement(Shape):
     """Why a replica is where it is, as it was decided."""
 
     replica_id: str
+    status: str = Field(description="That of the replica now.")
     node_id: str
     placed_at: datetime
     policy_version: str

@@ -103,6 +103,7 @@ def _rollout(item: Rollout) -> Json:
 def explanation(item: ExplainEndpointResponse) -> Json:
     """Return why an endpoint is where it is, and what it waits for."""
     wait = item.wait
+    states = {one.replica_id: one.state for one in item.endpoint.replicas}
     return {
         "id": item.endpoint.endpoint_id,
         "endpoint_id": item.endpoint.endpoint_id,
@@ -111,6 +112,7 @@ def explanation(item: ExplainEndpointResponse) -> Json:
         "replicas": [
             {
                 "replica_id": one.replica_id,
+                "status": _state(Replica.State.Name(states[one.replica_id])),
                 "node_id": one.node_id,
                 "placed_at": time(one, "place_time"),
                 "policy_version": one.why.policy_version,

@@ -116,11 +116,7 @@ def _created(command: Create) -> EndpointEvent:
         gpu_count=command.gpu_count,
         region=command.region,
         scaling=_scaling(command.scaling),
-        serving=api.ServingParameters(
-            max_context=command.serving.max_context,
-            precision=command.serving.precision,
-            quantization=command.serving.quantization,
-        ),
+        serving=command.serving.message(),
         routing_key=command.routing_key,
     )
 
@@ -176,18 +172,13 @@ def _redeployed(
         return None
     if rollout is not None and new.same_as(rollout.previous):
         return _rolled_back(state, rollout.previous)
-    serving = new.serving
     return pb.EndpointRedeployed(
         endpoint_id=state.endpoint_id,
         deployment=state.deployments + 1,
         checkpoint=_served(new.checkpoint),
         gpu_type=new.gpu_type,
         gpu_count=new.gpu_count,
-        serving=api.ServingParameters(
-            max_context=serving.max_context,
-            precision=serving.precision,
-            quantization=serving.quantization,
-        ),
+        serving=new.serving.message(),
         strategy=api.UpdateStrategy.ValueType(asked.strategy),
     )
 

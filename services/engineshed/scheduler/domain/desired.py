@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica
-from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.api.scheduler.v1.route_pb2 import Route, RouteReplica
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState
 from engineshed.scheduler.domain.replica import Replica, ReplicaState
@@ -64,11 +63,7 @@ def _desired(
         gpus=replica.gpus,
         checkpoint_location=deployment.checkpoint.location,
         checkpoint_digest=deployment.checkpoint.digest,
-        serving=api.ServingParameters(
-            max_context=deployment.serving.max_context,
-            precision=deployment.serving.precision,
-            quantization=deployment.serving.quantization,
-        ),
+        serving=deployment.serving.message(),
         routing_key=endpoint.routing_key,
         secret=secret,
     )

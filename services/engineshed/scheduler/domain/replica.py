@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Final, TypeAlias, assert_never
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
+from engineshed.api.scheduler.v1.endpoint_service_pb2 import ServingParameters
 
 ReplicaEvent: TypeAlias = (
     pb.ReplicaFetching
@@ -62,6 +63,14 @@ class Serving:
     max_context: int = 0
     precision: str = ""
     quantization: str = ""
+
+    def message(self) -> ServingParameters:
+        """Return it as messages have it."""
+        return ServingParameters(
+            max_context=self.max_context,
+            precision=self.precision,
+            quantization=self.quantization,
+        )
 
 
 @dataclass(frozen=True, slots=True)
