@@ -7,6 +7,7 @@ from engineshed.rpc import Access
 
 _READ: Final = "endpoints:read"
 _WRITE: Final = "endpoints:write"
+_INFER: Final = "inference"
 _OPERATOR: Final = "operator"
 
 
@@ -32,6 +33,8 @@ ACCESS: Final[Mapping[str, Access]] = dict(
             StopEndpoint=_scope(_WRITE),
             RestartEndpoint=_scope(_WRITE),
             DeleteEndpoint=_scope(_WRITE),
+            # Whoever may ask the model may wake it.
+            WakeEndpoint=_scope(_INFER),
         ),
         *_service(
             "scheduler.v1.NodeService",
@@ -45,6 +48,8 @@ ACCESS: Final[Mapping[str, Access]] = dict(
         *_service(
             "scheduler.v1.SchedulingService",
             ExplainEndpoint=_scope(_READ),
+            SimulateChanges=_scope(_OPERATOR),
+            ReplayDecisions=_scope(_OPERATOR),
         ),
         *_service("agent.v1.AgentService", Connect=Access(None, frozenset({"agent"}))),
         *_service(

@@ -14,7 +14,11 @@ from engineshed.api.agent.v1.agent_service_pb2 import ConnectRequest
 from engineshed.api.events.v1.event_service_pb2 import ReadEventsRequest
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
-from engineshed.api.scheduler.v1.scheduling_service_pb2 import ExplainEndpointRequest
+from engineshed.api.scheduler.v1.scheduling_service_pb2 import (
+    ExplainEndpointRequest,
+    ReplayDecisionsRequest,
+    SimulateChangesRequest,
+)
 from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import SchedulingServiceStub
 from engineshed.rpc import open_channel
 from engineshed.scheduler.access import ACCESS
@@ -22,7 +26,9 @@ from engineshed.scheduler.access import ACCESS
 S = grpc.StatusCode
 ENDPOINT = "/engineshed.api.scheduler.v1.EndpointService/"
 NODE = "/engineshed.api.scheduler.v1.NodeService/"
-EXPLAIN = "/engineshed.api.scheduler.v1.SchedulingService/ExplainEndpoint"
+SCHEDULING = "/engineshed.api.scheduler.v1.SchedulingService/"
+EXPLAIN = f"{SCHEDULING}ExplainEndpoint"
+REPLAY = f"{SCHEDULING}ReplayDecisions"
 EVENTS = "/engineshed.api.events.v1.EventService/ReadEvents"
 CONNECT = "/engineshed.api.agent.v1.AgentService/Connect"
 
@@ -36,6 +42,7 @@ REQUESTS = {
     f"{ENDPOINT}StopEndpoint": pb.StopEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}RestartEndpoint": pb.RestartEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}DeleteEndpoint": pb.DeleteEndpointRequest(endpoint_id=SOMETHING),
+    f"{ENDPOINT}WakeEndpoint": pb.WakeEndpointRequest(endpoint_id=SOMETHING),
     f"{NODE}GetNode": nodes.GetNodeRequest(node_id=ids.new(ids.NODE)),
     f"{NODE}ListNodes": nodes.ListNodesRequest(),
     f"{NODE}CordonNode": nodes.CordonNodeRequest(node_id=ids.new(ids.NODE)),
@@ -43,6 +50,8 @@ REQUESTS = {
     f"{NODE}DrainNode": nodes.DrainNodeRequest(node_id=ids.new(ids.NODE)),
     f"{NODE}RemoveNode": nodes.RemoveNodeRequest(node_id=ids.new(ids.NODE)),
     EXPLAIN: ExplainEndpointRequest(endpoint_id=SOMETHING),
+    f"{SCHEDULING}SimulateChanges": SimulateChangesRequest(),
+    REPLAY: ReplayDecisionsRequest(),
     EVENTS: ReadEventsRequest(),
     CONNECT: ConnectRequest(),
 }
@@ -56,7 +65,7 @@ async def status(stack: Stack, token: str | None, method: str) -> grpc.StatusCod
     async with open_channel(stack.address, token, "test") as channel:
         serialize = type(request).SerializeToString
         call: grpc.aio.Call
-        if method == EVENTS:
+        if method in (EVENTS, REPLAY):
             call = channel.unary_stream(method, serialize)(request, timeout=30)
         else:
             call = channel.unary_unary(method, serialize)(request, timeout=30)

@@ -28,7 +28,7 @@ from engineshed.api.scheduler.v1 import node_service_pb2 as engineshed_dot_api_d
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+engineshed/api/agent/v1/agent_service.proto\x12\x17\x65ngineshed.api.agent.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x32\x65ngineshed/api/scheduler/v1/endpoint_service.proto\x1a.engineshed/api/scheduler/v1/node_service.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8a\x01\n\x0e\x43onnectRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.engineshed.api.agent.v1.HelloH\x00\x12\x35\n\x06status\x18\x02 \x01(\x0b\x32#.engineshed.api.agent.v1.NodeStatusH\x00\x42\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\x9f\x01\n\x05Hello\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x45\n\tinventory\x18\x02 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventoryB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x07\x62oot_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"h\n\nNodeStatus\x12\x38\n\x08replicas\x18\x01 \x03(\x0b\x32&.engineshed.api.agent.v1.ReplicaStatus\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\"\xa2\x03\n\rReplicaStatus\x12\x37\n\nreplica_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^rep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x37\n\x0b\x65ndpoint_id\x18\x02 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x45\n\x05state\x18\x03 \x01(\x0e\x32*.engineshed.api.scheduler.v1.Replica.StateB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12,\n\tstate_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x11\n\tretryable\x18\x07 \x01(\x08\x12\x10\n\x08progress\x18\x08 \x01(\x02\x12\x18\n\x10progress_message\x18\t \x01(\t\x12\x15\n\rengine_digest\x18\n \x01(\t\x12\x16\n\x0e\x65ngine_backend\x18\x0b \x01(\t\x12\x0b\n\x03url\x18\x0c \x01(\t\x12\x11\n\tin_flight\x18\r \x01(\r\"I\n\x0f\x43onnectResponse\x12\x36\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32%.engineshed.api.agent.v1.DesiredState\"k\n\x0c\x44\x65siredState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x39\n\x08replicas\x18\x03 \x03(\x0b\x32\'.engineshed.api.agent.v1.DesiredReplica\"\xb3\x03\n\x0e\x44\x65siredReplica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12:\n\x04goal\x18\x04 \x01(\x0e\x32,.engineshed.api.agent.v1.DesiredReplica.Goal\x12\x0c\n\x04gpus\x18\x05 \x03(\r\x12\x1b\n\x13\x63heckpoint_location\x18\x06 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x07 \x01(\t\x12?\n\x07serving\x18\x08 \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x13\n\x0brouting_key\x18\t \x01(\t\x12\x13\n\x06secret\x18\n \x01(\tB\x03\x80\x01\x01\x12\x30\n\rdrain_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x04Goal\x12\x14\n\x10GOAL_UNSPECIFIED\x10\x00\x12\x0c\n\x08GOAL_RUN\x10\x01\x12\x0e\n\nGOAL_DRAIN\x10\x02\x12\r\n\tGOAL_STOP\x10\x03\x32p\n\x0c\x41gentService\x12`\n\x07\x43onnect\x12\'.engineshed.api.agent.v1.ConnectRequest\x1a(.engineshed.api.agent.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+engineshed/api/agent/v1/agent_service.proto\x12\x17\x65ngineshed.api.agent.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x32\x65ngineshed/api/scheduler/v1/endpoint_service.proto\x1a.engineshed/api/scheduler/v1/node_service.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8a\x01\n\x0e\x43onnectRequest\x12/\n\x05hello\x18\x01 \x01(\x0b\x32\x1e.engineshed.api.agent.v1.HelloH\x00\x12\x35\n\x06status\x18\x02 \x01(\x0b\x32#.engineshed.api.agent.v1.NodeStatusH\x00\x42\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\x9f\x01\n\x05Hello\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x45\n\tinventory\x18\x02 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventoryB\x06\xbaH\x03\xc8\x01\x01\x12\x18\n\x07\x62oot_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\"h\n\nNodeStatus\x12\x38\n\x08replicas\x18\x01 \x03(\x0b\x32&.engineshed.api.agent.v1.ReplicaStatus\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\"\xfc\x03\n\rReplicaStatus\x12\x37\n\nreplica_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^rep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x37\n\x0b\x65ndpoint_id\x18\x02 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x45\n\x05state\x18\x03 \x01(\x0e\x32*.engineshed.api.scheduler.v1.Replica.StateB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12,\n\tstate_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x63ode\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x11\n\tretryable\x18\x07 \x01(\x08\x12\x10\n\x08progress\x18\x08 \x01(\x02\x12\x18\n\x10progress_message\x18\t \x01(\t\x12\x15\n\rengine_digest\x18\n \x01(\t\x12\x16\n\x0e\x65ngine_backend\x18\x0b \x01(\t\x12\x0b\n\x03url\x18\x0c \x01(\t\x12\x11\n\tin_flight\x18\r \x01(\r\x12+\n\x11in_flight_seconds\x18\x0e \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12+\n\x08idle_age\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x0f\x43onnectResponse\x12\x36\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32%.engineshed.api.agent.v1.DesiredState\"k\n\x0c\x44\x65siredState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x39\n\x08replicas\x18\x03 \x03(\x0b\x32\'.engineshed.api.agent.v1.DesiredReplica\"\xb3\x03\n\x0e\x44\x65siredReplica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12:\n\x04goal\x18\x04 \x01(\x0e\x32,.engineshed.api.agent.v1.DesiredReplica.Goal\x12\x0c\n\x04gpus\x18\x05 \x03(\r\x12\x1b\n\x13\x63heckpoint_location\x18\x06 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x07 \x01(\t\x12?\n\x07serving\x18\x08 \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x13\n\x0brouting_key\x18\t \x01(\t\x12\x13\n\x06secret\x18\n \x01(\tB\x03\x80\x01\x01\x12\x30\n\rdrain_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x04Goal\x12\x14\n\x10GOAL_UNSPECIFIED\x10\x00\x12\x0c\n\x08GOAL_RUN\x10\x01\x12\x0e\n\nGOAL_DRAIN\x10\x02\x12\r\n\tGOAL_STOP\x10\x03\x32p\n\x0c\x41gentService\x12`\n\x07\x43onnect\x12\'.engineshed.api.agent.v1.ConnectRequest\x1a(.engineshed.api.agent.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,6 +49,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICASTATUS'].fields_by_name['endpoint_id']._serialized_options = b'\272H\037r\0352\033^ep_[0-9A-HJKMNP-TV-Z]{26}$'
   _globals['_REPLICASTATUS'].fields_by_name['state']._loaded_options = None
   _globals['_REPLICASTATUS'].fields_by_name['state']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_REPLICASTATUS'].fields_by_name['in_flight_seconds']._loaded_options = None
+  _globals['_REPLICASTATUS'].fields_by_name['in_flight_seconds']._serialized_options = b'\272H\r\022\013)\000\000\000\000\000\000\000\000@\001'
   _globals['_DESIREDREPLICA'].fields_by_name['secret']._loaded_options = None
   _globals['_DESIREDREPLICA'].fields_by_name['secret']._serialized_options = b'\200\001\001'
   _globals['_CONNECTREQUEST']._serialized_start=234
@@ -58,15 +60,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODESTATUS']._serialized_start=536
   _globals['_NODESTATUS']._serialized_end=640
   _globals['_REPLICASTATUS']._serialized_start=643
-  _globals['_REPLICASTATUS']._serialized_end=1061
-  _globals['_CONNECTRESPONSE']._serialized_start=1063
-  _globals['_CONNECTRESPONSE']._serialized_end=1136
-  _globals['_DESIREDSTATE']._serialized_start=1138
-  _globals['_DESIREDSTATE']._serialized_end=1245
-  _globals['_DESIREDREPLICA']._serialized_start=1248
-  _globals['_DESIREDREPLICA']._serialized_end=1683
-  _globals['_DESIREDREPLICA_GOAL']._serialized_start=1610
-  _globals['_DESIREDREPLICA_GOAL']._serialized_end=1683
-  _globals['_AGENTSERVICE']._serialized_start=1685
-  _globals['_AGENTSERVICE']._serialized_end=1797
+  _globals['_REPLICASTATUS']._serialized_end=1151
+  _globals['_CONNECTRESPONSE']._serialized_start=1153
+  _globals['_CONNECTRESPONSE']._serialized_end=1226
+  _globals['_DESIREDSTATE']._serialized_start=1228
+  _globals['_DESIREDSTATE']._serialized_end=1335
+  _globals['_DESIREDREPLICA']._serialized_start=1338
+  _globals['_DESIREDREPLICA']._serialized_end=1773
+  _globals['_DESIREDREPLICA_GOAL']._serialized_start=1700
+  _globals['_DESIREDREPLICA_GOAL']._serialized_end=1773
+  _globals['_AGENTSERVICE']._serialized_start=1775
+  _globals['_AGENTSERVICE']._serialized_end=1887
 # @@protoc_insertion_point(module_scope)

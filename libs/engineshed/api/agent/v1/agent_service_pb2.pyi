@@ -137,6 +137,8 @@ class ReplicaStatus(_message.Message):
     ENGINE_BACKEND_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_SECONDS_FIELD_NUMBER: _builtins.int
+    IDLE_AGE_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """replica_id is the replica."""
     endpoint_id: _builtins.str
@@ -161,9 +163,19 @@ class ReplicaStatus(_message.Message):
     """url is where its front listens for gateways. Empty until loading."""
     in_flight: _builtins.int
     """in_flight is how many requests it has."""
+    in_flight_seconds: _builtins.float
+    """in_flight_seconds is the time that all its requests together have been in flight, seconds; it
+    only grows. So the average of any interval can be told, however short its requests are.
+    """
     @_builtins.property
     def state_age(self) -> _duration_pb2.Duration:
         """state_age is how long ago it came into that state, by the agent's monotonic clock."""
+
+    @_builtins.property
+    def idle_age(self) -> _duration_pb2.Duration:
+        """idle_age is how long ago its last request ended, or it became ready. Zero: it has some now.
+        Unset: it is not known, because its front cannot be asked.
+        """
 
     def __init__(
         self,
@@ -181,10 +193,12 @@ class ReplicaStatus(_message.Message):
         engine_backend: _builtins.str = ...,
         url: _builtins.str = ...,
         in_flight: _builtins.int = ...,
+        in_flight_seconds: _builtins.float = ...,
+        idle_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["state_age", b"state_age"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_age", b"idle_age", "state_age", b"state_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "endpoint_id", b"endpoint_id", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "in_flight", b"in_flight", "progress", b"progress", "progress_message", b"progress_message", "reason", b"reason", "replica_id", b"replica_id", "retryable", b"retryable", "state", b"state", "state_age", b"state_age", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "endpoint_id", b"endpoint_id", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "idle_age", b"idle_age", "in_flight", b"in_flight", "in_flight_seconds", b"in_flight_seconds", "progress", b"progress", "progress_message", b"progress_message", "reason", b"reason", "replica_id", b"replica_id", "retryable", b"retryable", "state", b"state", "state_age", b"state_age", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

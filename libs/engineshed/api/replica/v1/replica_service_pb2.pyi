@@ -228,8 +228,14 @@ class GetStatusResponse(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     UPTIME_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_SECONDS_FIELD_NUMBER: _builtins.int
+    IDLE_AGE_FIELD_NUMBER: _builtins.int
     in_flight: _builtins.int
     """in_flight is how many requests it has now. Exact."""
+    in_flight_seconds: _builtins.float
+    """in_flight_seconds is the time that all its requests together have been in flight, seconds; it
+    only grows.
+    """
     @_builtins.property
     def state(self) -> Global___ReplicaState:
         """state is where it is."""
@@ -238,16 +244,22 @@ class GetStatusResponse(_message.Message):
     def uptime(self) -> _duration_pb2.Duration:
         """uptime is since when the front runs."""
 
+    @_builtins.property
+    def idle_age(self) -> _duration_pb2.Duration:
+        """idle_age is how long ago its last request ended, or it became ready. Zero: it has some now."""
+
     def __init__(
         self,
         *,
         state: Global___ReplicaState | None = ...,
         in_flight: _builtins.int = ...,
         uptime: _duration_pb2.Duration | None = ...,
+        in_flight_seconds: _builtins.float = ...,
+        idle_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "uptime", b"uptime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_age", b"idle_age", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_age", b"idle_age", "in_flight", b"in_flight", "in_flight_seconds", b"in_flight_seconds", "state", b"state", "uptime", b"uptime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

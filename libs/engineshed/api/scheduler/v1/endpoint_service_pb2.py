@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2engineshed/api/scheduler/v1/endpoint_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x07\n\x08\x45ndpoint\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x12\n\nmodel_name\x18\x05 \x01(\t\x12\x13\n\x0b\x66lavor_name\x18\x06 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x07 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x08 \x01(\t\x12\x10\n\x08gpu_type\x18\t \x01(\t\x12\x11\n\tgpu_count\x18\n \x01(\r\x12\x0e\n\x06region\x18\x0b \x01(\t\x12\x35\n\x07scaling\x18\x0c \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12?\n\x07serving\x18\r \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x0f\n\x07\x65nabled\x18\x0e \x01(\x08\x12:\n\x05state\x18\x0f \x01(\x0e\x32+.engineshed.api.scheduler.v1.Endpoint.State\x12\x14\n\x0cstate_reason\x18\x10 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x11 \x01(\x08\x12\x13\n\x0brouting_key\x18\x12 \x01(\t\x12\x36\n\x08replicas\x18\x13 \x03(\x0b\x32$.engineshed.api.scheduler.v1.Replica\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x16 \x01(\x04\x12\x0c\n\x04\x65tag\x18\x17 \x01(\t\x12\x16\n\x0equeue_position\x18\x18 \x01(\r\x12\x12\n\never_ready\x18\x19 \x01(\x08\x12\x12\n\ndeployment\x18\x1a \x01(\r\x12\x35\n\x07rollout\x18\x1b \x01(\x0b\x32$.engineshed.api.scheduler.v1.Rollout\"\xba\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x16\n\x12STATE_PROVISIONING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x0e\n\nSTATE_IDLE\x10\x04\x12\x12\n\x0eSTATE_STOPPING\x10\x05\x12\x11\n\rSTATE_STOPPED\x10\x06\x12\x10\n\x0cSTATE_FAILED\x10\x07\x12\x14\n\x10STATE_TERMINATED\x10\x08\"\xe1\x02\n\x07Rollout\x12\x39\n\x05state\x18\x01 \x01(\x0e\x32*.engineshed.api.scheduler.v1.Rollout.State\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12=\n\x08strategy\x18\x03 \x01(\x0e\x32+.engineshed.api.scheduler.v1.UpdateStrategy\x12\x18\n\x10updated_replicas\x18\x04 \x01(\r\x12\x39\n\x08previous\x18\x05 \x01(\x0b\x32\'.engineshed.api.scheduler.v1.Deployment\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STATE_IN_PROGRESS\x10\x01\x12\x10\n\x0cSTATE_FAILED\x10\x02\"\xb4\x01\n\nDeployment\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x03 \x01(\t\x12\x10\n\x08gpu_type\x18\x04 \x01(\t\x12\x11\n\tgpu_count\x18\x05 \x01(\r\x12?\n\x07serving\x18\x06 \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\"G\n\x07Scaling\x12\x1d\n\x0cmin_replicas\x18\x01 \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12\x1d\n\x0cmax_replicas\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18\x64\"\xbd\x01\n\x11ServingParameters\x12\x1f\n\x0bmax_context\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\x80\xad\xe2\x04\x12\x36\n\tprecision\x18\x02 \x01(\tB#\xbaH r\x1eR\x00R\x07\x66loat32R\x08\x62\x66loat16R\x07\x66loat16\x12O\n\x0cquantization\x18\x03 \x01(\tB9\xbaH6r4R\x00R\x03\x66p8R\x07int8_sqR\x07int8_woR\x08int4_awqR\x08w4a8_awqR\x05nvfp4\"\x98\x04\n\x07Replica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32*.engineshed.api.scheduler.v1.Replica.State\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x0c\n\x04gpus\x18\x05 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x06 \x01(\t\x12\x15\n\rengine_digest\x18\x07 \x01(\t\x12\x10\n\x08progress\x18\x08 \x01(\x02\x12\x18\n\x10progress_message\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x65ngine_backend\x18\x0b \x01(\t\x12\x12\n\ndeployment\x18\x0c \x01(\r\x12\x0f\n\x07leaving\x18\r \x01(\t\"\xc5\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_PLACED\x10\x01\x12\x12\n\x0eSTATE_FETCHING\x10\x02\x12\x12\n\x0eSTATE_BUILDING\x10\x03\x12\x11\n\rSTATE_LOADING\x10\x04\x12\x0f\n\x0bSTATE_READY\x10\x05\x12\x12\n\x0eSTATE_DRAINING\x10\x06\x12\x11\n\rSTATE_STOPPED\x10\x07\x12\x10\n\x0cSTATE_FAILED\x10\x08\x12\x0e\n\nSTATE_LOST\x10\t\"\xb4\x04\n\x15\x43reateEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1c\n\nmodel_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x0b\x66lavor_name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12>\n\rcheckpoint_id\x18\x05 \x01(\tB\'\xbaH$r\"2 ^(ckpt_[0-9A-HJKMNP-TV-Z]{26})?$\x12\x36\n\x08gpu_type\x18\x06 \x01(\tB$\xbaH!r\x1f\x32\x1d^([a-z0-9][a-z0-9.-]{0,62})?$\x12\x1a\n\tgpu_count\x18\x07 \x01(\rB\x07\xbaH\x04*\x02\x18@\x12\x30\n\x06region\x18\x08 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9-]{0,62})?$\x12\x35\n\x07scaling\x18\t \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12?\n\x07serving\x18\n \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x1c\n\nrequest_id\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12K\n\x0eon_no_capacity\x18\x0c \x01(\x0e\x32).engineshed.api.scheduler.v1.OnNoCapacityB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Q\n\x16\x43reateEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"x\n\x12GetEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x13GetEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"l\n\x14ListEndpointsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x17\n\x0fshow_terminated\x18\x03 \x01(\x08\"j\n\x15ListEndpointsResponse\x12\x38\n\tendpoints\x18\x01 \x03(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd5\x02\n\x15UpdateEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x45\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32+.engineshed.api.scheduler.v1.EndpointUpdateB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12N\n\x0fupdate_strategy\x18\x06 \x01(\x0e\x32+.engineshed.api.scheduler.v1.UpdateStrategyB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xe3\x02\n\x0e\x45ndpointUpdate\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12\x35\n\x07scaling\x18\x04 \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12>\n\rcheckpoint_id\x18\x05 \x01(\tB\'\xbaH$r\"2 ^(ckpt_[0-9A-HJKMNP-TV-Z]{26})?$\x12\x36\n\x08gpu_type\x18\x06 \x01(\tB$\xbaH!r\x1f\x32\x1d^([a-z0-9][a-z0-9.-]{0,62})?$\x12\x1a\n\tgpu_count\x18\x07 \x01(\rB\x07\xbaH\x04*\x02\x18@\x12?\n\x07serving\x18\x08 \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\"Q\n\x16UpdateEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"\x87\x01\n\x17RollbackEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"S\n\x18RollbackEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"l\n\x13StopEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"O\n\x14StopEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"o\n\x16RestartEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"R\n\x17RestartEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"\x85\x01\n\x15\x44\x65leteEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"Q\n\x16\x44\x65leteEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint*j\n\x0eUpdateStrategy\x12\x1f\n\x1bUPDATE_STRATEGY_UNSPECIFIED\x10\x00\x12\x19\n\x15UPDATE_STRATEGY_SURGE\x10\x01\x12\x1c\n\x18UPDATE_STRATEGY_RECREATE\x10\x02*a\n\x0cOnNoCapacity\x12\x1e\n\x1aON_NO_CAPACITY_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_NO_CAPACITY_QUEUE\x10\x01\x12\x17\n\x13ON_NO_CAPACITY_FAIL\x10\x02\x32\xe0\x07\n\x0f\x45ndpointService\x12y\n\x0e\x43reateEndpoint\x12\x32.engineshed.api.scheduler.v1.CreateEndpointRequest\x1a\x33.engineshed.api.scheduler.v1.CreateEndpointResponse\x12p\n\x0bGetEndpoint\x12/.engineshed.api.scheduler.v1.GetEndpointRequest\x1a\x30.engineshed.api.scheduler.v1.GetEndpointResponse\x12v\n\rListEndpoints\x12\x31.engineshed.api.scheduler.v1.ListEndpointsRequest\x1a\x32.engineshed.api.scheduler.v1.ListEndpointsResponse\x12y\n\x0eUpdateEndpoint\x12\x32.engineshed.api.scheduler.v1.UpdateEndpointRequest\x1a\x33.engineshed.api.scheduler.v1.UpdateEndpointResponse\x12\x7f\n\x10RollbackEndpoint\x12\x34.engineshed.api.scheduler.v1.RollbackEndpointRequest\x1a\x35.engineshed.api.scheduler.v1.RollbackEndpointResponse\x12s\n\x0cStopEndpoint\x12\x30.engineshed.api.scheduler.v1.StopEndpointRequest\x1a\x31.engineshed.api.scheduler.v1.StopEndpointResponse\x12|\n\x0fRestartEndpoint\x12\x33.engineshed.api.scheduler.v1.RestartEndpointRequest\x1a\x34.engineshed.api.scheduler.v1.RestartEndpointResponse\x12y\n\x0e\x44\x65leteEndpoint\x12\x32.engineshed.api.scheduler.v1.DeleteEndpointRequest\x1a\x33.engineshed.api.scheduler.v1.DeleteEndpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2engineshed/api/scheduler/v1/endpoint_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xea\x07\n\x08\x45ndpoint\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x12\n\nmodel_name\x18\x05 \x01(\t\x12\x13\n\x0b\x66lavor_name\x18\x06 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x07 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x08 \x01(\t\x12\x10\n\x08gpu_type\x18\t \x01(\t\x12\x11\n\tgpu_count\x18\n \x01(\r\x12\x0e\n\x06region\x18\x0b \x01(\t\x12\x35\n\x07scaling\x18\x0c \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12?\n\x07serving\x18\r \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x0f\n\x07\x65nabled\x18\x0e \x01(\x08\x12:\n\x05state\x18\x0f \x01(\x0e\x32+.engineshed.api.scheduler.v1.Endpoint.State\x12\x14\n\x0cstate_reason\x18\x10 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x11 \x01(\x08\x12\x13\n\x0brouting_key\x18\x12 \x01(\t\x12\x36\n\x08replicas\x18\x13 \x03(\x0b\x32$.engineshed.api.scheduler.v1.Replica\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x16 \x01(\x04\x12\x0c\n\x04\x65tag\x18\x17 \x01(\t\x12\x16\n\x0equeue_position\x18\x18 \x01(\r\x12\x12\n\never_ready\x18\x19 \x01(\x08\x12\x12\n\ndeployment\x18\x1a \x01(\r\x12\x35\n\x07rollout\x18\x1b \x01(\x0b\x32$.engineshed.api.scheduler.v1.Rollout\x12\x17\n\x0fwanted_replicas\x18\x1c \x01(\r\"\xba\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x16\n\x12STATE_PROVISIONING\x10\x02\x12\x11\n\rSTATE_RUNNING\x10\x03\x12\x0e\n\nSTATE_IDLE\x10\x04\x12\x12\n\x0eSTATE_STOPPING\x10\x05\x12\x11\n\rSTATE_STOPPED\x10\x06\x12\x10\n\x0cSTATE_FAILED\x10\x07\x12\x14\n\x10STATE_TERMINATED\x10\x08\"\xe1\x02\n\x07Rollout\x12\x39\n\x05state\x18\x01 \x01(\x0e\x32*.engineshed.api.scheduler.v1.Rollout.State\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12=\n\x08strategy\x18\x03 \x01(\x0e\x32+.engineshed.api.scheduler.v1.UpdateStrategy\x12\x18\n\x10updated_replicas\x18\x04 \x01(\r\x12\x39\n\x08previous\x18\x05 \x01(\x0b\x32\'.engineshed.api.scheduler.v1.Deployment\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STATE_IN_PROGRESS\x10\x01\x12\x10\n\x0cSTATE_FAILED\x10\x02\"\xb4\x01\n\nDeployment\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x03 \x01(\t\x12\x10\n\x08gpu_type\x18\x04 \x01(\t\x12\x11\n\tgpu_count\x18\x05 \x01(\r\x12?\n\x07serving\x18\x06 \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\"\xc8\x01\n\x07Scaling\x12\x1d\n\x0cmin_replicas\x18\x01 \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12\x1d\n\x0cmax_replicas\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18\x64\x12?\n\nidle_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xf5$2\x02\x08\x01\x12>\n\x0cwake_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\"\xbd\x01\n\x11ServingParameters\x12\x1f\n\x0bmax_context\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\x80\xad\xe2\x04\x12\x36\n\tprecision\x18\x02 \x01(\tB#\xbaH r\x1eR\x00R\x07\x66loat32R\x08\x62\x66loat16R\x07\x66loat16\x12O\n\x0cquantization\x18\x03 \x01(\tB9\xbaH6r4R\x00R\x03\x66p8R\x07int8_sqR\x07int8_woR\x08int4_awqR\x08w4a8_awqR\x05nvfp4\"\x98\x04\n\x07Replica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32*.engineshed.api.scheduler.v1.Replica.State\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x0c\n\x04gpus\x18\x05 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x06 \x01(\t\x12\x15\n\rengine_digest\x18\x07 \x01(\t\x12\x10\n\x08progress\x18\x08 \x01(\x02\x12\x18\n\x10progress_message\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x65ngine_backend\x18\x0b \x01(\t\x12\x12\n\ndeployment\x18\x0c \x01(\r\x12\x0f\n\x07leaving\x18\r \x01(\t\"\xc5\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_PLACED\x10\x01\x12\x12\n\x0eSTATE_FETCHING\x10\x02\x12\x12\n\x0eSTATE_BUILDING\x10\x03\x12\x11\n\rSTATE_LOADING\x10\x04\x12\x0f\n\x0bSTATE_READY\x10\x05\x12\x12\n\x0eSTATE_DRAINING\x10\x06\x12\x11\n\rSTATE_STOPPED\x10\x07\x12\x10\n\x0cSTATE_FAILED\x10\x08\x12\x0e\n\nSTATE_LOST\x10\t\"\xb4\x04\n\x15\x43reateEndpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x1c\n\nmodel_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x1c\n\x0b\x66lavor_name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12>\n\rcheckpoint_id\x18\x05 \x01(\tB\'\xbaH$r\"2 ^(ckpt_[0-9A-HJKMNP-TV-Z]{26})?$\x12\x36\n\x08gpu_type\x18\x06 \x01(\tB$\xbaH!r\x1f\x32\x1d^([a-z0-9][a-z0-9.-]{0,62})?$\x12\x1a\n\tgpu_count\x18\x07 \x01(\rB\x07\xbaH\x04*\x02\x18@\x12\x30\n\x06region\x18\x08 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9-]{0,62})?$\x12\x35\n\x07scaling\x18\t \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12?\n\x07serving\x18\n \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\x12\x1c\n\nrequest_id\x18\x0b \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12K\n\x0eon_no_capacity\x18\x0c \x01(\x0e\x32).engineshed.api.scheduler.v1.OnNoCapacityB\x08\xbaH\x05\x82\x01\x02\x10\x01\"Q\n\x16\x43reateEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"x\n\x12GetEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\x13GetEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"l\n\x14ListEndpointsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x17\n\x0fshow_terminated\x18\x03 \x01(\x08\"j\n\x15ListEndpointsResponse\x12\x38\n\tendpoints\x18\x01 \x03(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd5\x02\n\x15UpdateEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x45\n\x08\x65ndpoint\x18\x02 \x01(\x0b\x32+.engineshed.api.scheduler.v1.EndpointUpdateB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12N\n\x0fupdate_strategy\x18\x06 \x01(\x0e\x32+.engineshed.api.scheduler.v1.UpdateStrategyB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\xe3\x02\n\x0e\x45ndpointUpdate\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07\x12\x0f\n\x07\x65nabled\x18\x03 \x01(\x08\x12\x35\n\x07scaling\x18\x04 \x01(\x0b\x32$.engineshed.api.scheduler.v1.Scaling\x12>\n\rcheckpoint_id\x18\x05 \x01(\tB\'\xbaH$r\"2 ^(ckpt_[0-9A-HJKMNP-TV-Z]{26})?$\x12\x36\n\x08gpu_type\x18\x06 \x01(\tB$\xbaH!r\x1f\x32\x1d^([a-z0-9][a-z0-9.-]{0,62})?$\x12\x1a\n\tgpu_count\x18\x07 \x01(\rB\x07\xbaH\x04*\x02\x18@\x12?\n\x07serving\x18\x08 \x01(\x0b\x32..engineshed.api.scheduler.v1.ServingParameters\"Q\n\x16UpdateEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"\x87\x01\n\x17RollbackEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"S\n\x18RollbackEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"l\n\x13StopEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"O\n\x14StopEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"o\n\x16RestartEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"R\n\x17RestartEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"\x85\x01\n\x15\x44\x65leteEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"Q\n\x16\x44\x65leteEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\"N\n\x13WakeEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\"O\n\x14WakeEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint*j\n\x0eUpdateStrategy\x12\x1f\n\x1bUPDATE_STRATEGY_UNSPECIFIED\x10\x00\x12\x19\n\x15UPDATE_STRATEGY_SURGE\x10\x01\x12\x1c\n\x18UPDATE_STRATEGY_RECREATE\x10\x02*a\n\x0cOnNoCapacity\x12\x1e\n\x1aON_NO_CAPACITY_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_NO_CAPACITY_QUEUE\x10\x01\x12\x17\n\x13ON_NO_CAPACITY_FAIL\x10\x02\x32\xd5\x08\n\x0f\x45ndpointService\x12y\n\x0e\x43reateEndpoint\x12\x32.engineshed.api.scheduler.v1.CreateEndpointRequest\x1a\x33.engineshed.api.scheduler.v1.CreateEndpointResponse\x12p\n\x0bGetEndpoint\x12/.engineshed.api.scheduler.v1.GetEndpointRequest\x1a\x30.engineshed.api.scheduler.v1.GetEndpointResponse\x12v\n\rListEndpoints\x12\x31.engineshed.api.scheduler.v1.ListEndpointsRequest\x1a\x32.engineshed.api.scheduler.v1.ListEndpointsResponse\x12y\n\x0eUpdateEndpoint\x12\x32.engineshed.api.scheduler.v1.UpdateEndpointRequest\x1a\x33.engineshed.api.scheduler.v1.UpdateEndpointResponse\x12\x7f\n\x10RollbackEndpoint\x12\x34.engineshed.api.scheduler.v1.RollbackEndpointRequest\x1a\x35.engineshed.api.scheduler.v1.RollbackEndpointResponse\x12s\n\x0cStopEndpoint\x12\x30.engineshed.api.scheduler.v1.StopEndpointRequest\x1a\x31.engineshed.api.scheduler.v1.StopEndpointResponse\x12|\n\x0fRestartEndpoint\x12\x33.engineshed.api.scheduler.v1.RestartEndpointRequest\x1a\x34.engineshed.api.scheduler.v1.RestartEndpointResponse\x12y\n\x0e\x44\x65leteEndpoint\x12\x32.engineshed.api.scheduler.v1.DeleteEndpointRequest\x1a\x33.engineshed.api.scheduler.v1.DeleteEndpointResponse\x12s\n\x0cWakeEndpoint\x12\x30.engineshed.api.scheduler.v1.WakeEndpointRequest\x1a\x31.engineshed.api.scheduler.v1.WakeEndpointResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCALING'].fields_by_name['min_replicas']._serialized_options = b'\272H\004*\002\030d'
   _globals['_SCALING'].fields_by_name['max_replicas']._loaded_options = None
   _globals['_SCALING'].fields_by_name['max_replicas']._serialized_options = b'\272H\004*\002\030d'
+  _globals['_SCALING'].fields_by_name['idle_after']._loaded_options = None
+  _globals['_SCALING'].fields_by_name['idle_after']._serialized_options = b'\272H\r\252\001\n\"\004\010\200\365$2\002\010\001'
+  _globals['_SCALING'].fields_by_name['wake_timeout']._loaded_options = None
+  _globals['_SCALING'].fields_by_name['wake_timeout']._serialized_options = b'\272H\n\252\001\007\"\003\010\330\0042\000'
   _globals['_SERVINGPARAMETERS'].fields_by_name['max_context']._loaded_options = None
   _globals['_SERVINGPARAMETERS'].fields_by_name['max_context']._serialized_options = b'\272H\007*\005\030\200\255\342\004'
   _globals['_SERVINGPARAMETERS'].fields_by_name['precision']._loaded_options = None
@@ -112,62 +117,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEENDPOINTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_DELETEENDPOINTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_DELETEENDPOINTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
-  _globals['_UPDATESTRATEGY']._serialized_start=5187
-  _globals['_UPDATESTRATEGY']._serialized_end=5293
-  _globals['_ONNOCAPACITY']._serialized_start=5295
-  _globals['_ONNOCAPACITY']._serialized_end=5392
-  _globals['_ENDPOINT']._serialized_start=180
-  _globals['_ENDPOINT']._serialized_end=1157
-  _globals['_ENDPOINT_STATE']._serialized_start=971
-  _globals['_ENDPOINT_STATE']._serialized_end=1157
-  _globals['_ROLLOUT']._serialized_start=1160
-  _globals['_ROLLOUT']._serialized_end=1513
-  _globals['_ROLLOUT_STATE']._serialized_start=1442
-  _globals['_ROLLOUT_STATE']._serialized_end=1513
-  _globals['_DEPLOYMENT']._serialized_start=1516
-  _globals['_DEPLOYMENT']._serialized_end=1696
-  _globals['_SCALING']._serialized_start=1698
-  _globals['_SCALING']._serialized_end=1769
-  _globals['_SERVINGPARAMETERS']._serialized_start=1772
-  _globals['_SERVINGPARAMETERS']._serialized_end=1961
-  _globals['_REPLICA']._serialized_start=1964
-  _globals['_REPLICA']._serialized_end=2500
-  _globals['_REPLICA_STATE']._serialized_start=2303
-  _globals['_REPLICA_STATE']._serialized_end=2500
-  _globals['_CREATEENDPOINTREQUEST']._serialized_start=2503
-  _globals['_CREATEENDPOINTREQUEST']._serialized_end=3067
-  _globals['_CREATEENDPOINTRESPONSE']._serialized_start=3069
-  _globals['_CREATEENDPOINTRESPONSE']._serialized_end=3150
-  _globals['_GETENDPOINTREQUEST']._serialized_start=3152
-  _globals['_GETENDPOINTREQUEST']._serialized_end=3272
-  _globals['_GETENDPOINTRESPONSE']._serialized_start=3274
-  _globals['_GETENDPOINTRESPONSE']._serialized_end=3352
-  _globals['_LISTENDPOINTSREQUEST']._serialized_start=3354
-  _globals['_LISTENDPOINTSREQUEST']._serialized_end=3462
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=3464
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=3570
-  _globals['_UPDATEENDPOINTREQUEST']._serialized_start=3573
-  _globals['_UPDATEENDPOINTREQUEST']._serialized_end=3914
-  _globals['_ENDPOINTUPDATE']._serialized_start=3917
-  _globals['_ENDPOINTUPDATE']._serialized_end=4272
-  _globals['_UPDATEENDPOINTRESPONSE']._serialized_start=4274
-  _globals['_UPDATEENDPOINTRESPONSE']._serialized_end=4355
-  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_start=4358
-  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_end=4493
-  _globals['_ROLLBACKENDPOINTRESPONSE']._serialized_start=4495
-  _globals['_ROLLBACKENDPOINTRESPONSE']._serialized_end=4578
-  _globals['_STOPENDPOINTREQUEST']._serialized_start=4580
-  _globals['_STOPENDPOINTREQUEST']._serialized_end=4688
-  _globals['_STOPENDPOINTRESPONSE']._serialized_start=4690
-  _globals['_STOPENDPOINTRESPONSE']._serialized_end=4769
-  _globals['_RESTARTENDPOINTREQUEST']._serialized_start=4771
-  _globals['_RESTARTENDPOINTREQUEST']._serialized_end=4882
-  _globals['_RESTARTENDPOINTRESPONSE']._serialized_start=4884
-  _globals['_RESTARTENDPOINTRESPONSE']._serialized_end=4966
-  _globals['_DELETEENDPOINTREQUEST']._serialized_start=4969
-  _globals['_DELETEENDPOINTREQUEST']._serialized_end=5102
-  _globals['_DELETEENDPOINTRESPONSE']._serialized_start=5104
-  _globals['_DELETEENDPOINTRESPONSE']._serialized_end=5185
-  _globals['_ENDPOINTSERVICE']._serialized_start=5395
-  _globals['_ENDPOINTSERVICE']._serialized_end=6387
+  _globals['_WAKEENDPOINTREQUEST'].fields_by_name['endpoint_id']._loaded_options = None
+  _globals['_WAKEENDPOINTREQUEST'].fields_by_name['endpoint_id']._serialized_options = b'\272H\037r\0352\033^ep_[0-9A-HJKMNP-TV-Z]{26}$'
+  _globals['_UPDATESTRATEGY']._serialized_start=5535
+  _globals['_UPDATESTRATEGY']._serialized_end=5641
+  _globals['_ONNOCAPACITY']._serialized_start=5643
+  _globals['_ONNOCAPACITY']._serialized_end=5740
+  _globals['_ENDPOINT']._serialized_start=212
+  _globals['_ENDPOINT']._serialized_end=1214
+  _globals['_ENDPOINT_STATE']._serialized_start=1028
+  _globals['_ENDPOINT_STATE']._serialized_end=1214
+  _globals['_ROLLOUT']._serialized_start=1217
+  _globals['_ROLLOUT']._serialized_end=1570
+  _globals['_ROLLOUT_STATE']._serialized_start=1499
+  _globals['_ROLLOUT_STATE']._serialized_end=1570
+  _globals['_DEPLOYMENT']._serialized_start=1573
+  _globals['_DEPLOYMENT']._serialized_end=1753
+  _globals['_SCALING']._serialized_start=1756
+  _globals['_SCALING']._serialized_end=1956
+  _globals['_SERVINGPARAMETERS']._serialized_start=1959
+  _globals['_SERVINGPARAMETERS']._serialized_end=2148
+  _globals['_REPLICA']._serialized_start=2151
+  _globals['_REPLICA']._serialized_end=2687
+  _globals['_REPLICA_STATE']._serialized_start=2490
+  _globals['_REPLICA_STATE']._serialized_end=2687
+  _globals['_CREATEENDPOINTREQUEST']._serialized_start=2690
+  _globals['_CREATEENDPOINTREQUEST']._serialized_end=3254
+  _globals['_CREATEENDPOINTRESPONSE']._serialized_start=3256
+  _globals['_CREATEENDPOINTRESPONSE']._serialized_end=3337
+  _globals['_GETENDPOINTREQUEST']._serialized_start=3339
+  _globals['_GETENDPOINTREQUEST']._serialized_end=3459
+  _globals['_GETENDPOINTRESPONSE']._serialized_start=3461
+  _globals['_GETENDPOINTRESPONSE']._serialized_end=3539
+  _globals['_LISTENDPOINTSREQUEST']._serialized_start=3541
+  _globals['_LISTENDPOINTSREQUEST']._serialized_end=3649
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=3651
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=3757
+  _globals['_UPDATEENDPOINTREQUEST']._serialized_start=3760
+  _globals['_UPDATEENDPOINTREQUEST']._serialized_end=4101
+  _globals['_ENDPOINTUPDATE']._serialized_start=4104
+  _globals['_ENDPOINTUPDATE']._serialized_end=4459
+  _globals['_UPDATEENDPOINTRESPONSE']._serialized_start=4461
+  _globals['_UPDATEENDPOINTRESPONSE']._serialized_end=4542
+  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_start=4545
+  _globals['_ROLLBACKENDPOINTREQUEST']._serialized_end=4680
+  _globals['_ROLLBACKENDPOINTRESPONSE']._serialized_start=4682
+  _globals['_ROLLBACKENDPOINTRESPONSE']._serialized_end=4765
+  _globals['_STOPENDPOINTREQUEST']._serialized_start=4767
+  _globals['_STOPENDPOINTREQUEST']._serialized_end=4875
+  _globals['_STOPENDPOINTRESPONSE']._serialized_start=4877
+  _globals['_STOPENDPOINTRESPONSE']._serialized_end=4956
+  _globals['_RESTARTENDPOINTREQUEST']._serialized_start=4958
+  _globals['_RESTARTENDPOINTREQUEST']._serialized_end=5069
+  _globals['_RESTARTENDPOINTRESPONSE']._serialized_start=5071
+  _globals['_RESTARTENDPOINTRESPONSE']._serialized_end=5153
+  _globals['_DELETEENDPOINTREQUEST']._serialized_start=5156
+  _globals['_DELETEENDPOINTREQUEST']._serialized_end=5289
+  _globals['_DELETEENDPOINTRESPONSE']._serialized_start=5291
+  _globals['_DELETEENDPOINTRESPONSE']._serialized_end=5372
+  _globals['_WAKEENDPOINTREQUEST']._serialized_start=5374
+  _globals['_WAKEENDPOINTREQUEST']._serialized_end=5452
+  _globals['_WAKEENDPOINTRESPONSE']._serialized_start=5454
+  _globals['_WAKEENDPOINTRESPONSE']._serialized_end=5533
+  _globals['_ENDPOINTSERVICE']._serialized_start=5743
+  _globals['_ENDPOINTSERVICE']._serialized_end=6852
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -153,6 +154,7 @@ class Endpoint(_message.Message):
     EVER_READY_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     ROLLOUT_FIELD_NUMBER: _builtins.int
+    WANTED_REPLICAS_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.str
     """endpoint_id is "ep_" and a ULID."""
     org_id: _builtins.str
@@ -195,6 +197,10 @@ class Endpoint(_message.Message):
     """ever_ready is whether a replica has ever been ready."""
     deployment: _builtins.int
     """deployment numbers what its replicas should run, from 1; see Replica.deployment."""
+    wanted_replicas: _builtins.int
+    """wanted_replicas is how many should run now: as load asks for, between min_replicas and
+    max_replicas. Zero: it is idle, or not enabled.
+    """
     @_builtins.property
     def scaling(self) -> Global___Scaling:
         """scaling says how many replicas it has."""
@@ -249,10 +255,11 @@ class Endpoint(_message.Message):
         ever_ready: _builtins.bool = ...,
         deployment: _builtins.int = ...,
         rollout: Global___Rollout | None = ...,
+        wanted_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "rollout", b"rollout", "scaling", b"scaling", "serving", b"serving", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "checkpoint_id", b"checkpoint_id", "create_time", b"create_time", "degraded", b"degraded", "deployment", b"deployment", "description", b"description", "enabled", b"enabled", "endpoint_id", b"endpoint_id", "etag", b"etag", "ever_ready", b"ever_ready", "flavor_name", b"flavor_name", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "model_name", b"model_name", "name", b"name", "org_id", b"org_id", "queue_position", b"queue_position", "region", b"region", "replicas", b"replicas", "rollout", b"rollout", "routing_key", b"routing_key", "scaling", b"scaling", "serving", b"serving", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_digest", b"checkpoint_digest", "checkpoint_id", b"checkpoint_id", "create_time", b"create_time", "degraded", b"degraded", "deployment", b"deployment", "description", b"description", "enabled", b"enabled", "endpoint_id", b"endpoint_id", "etag", b"etag", "ever_ready", b"ever_ready", "flavor_name", b"flavor_name", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "model_name", b"model_name", "name", b"name", "org_id", b"org_id", "queue_position", b"queue_position", "region", b"region", "replicas", b"replicas", "rollout", b"rollout", "routing_key", b"routing_key", "scaling", b"scaling", "serving", b"serving", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time", "version", b"version", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,19 +390,35 @@ class Scaling(_message.Message):
 
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
     MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    IDLE_AFTER_FIELD_NUMBER: _builtins.int
+    WAKE_TIMEOUT_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
     """min_replicas are reserved."""
     max_replicas: _builtins.int
     """max_replicas bounds what load may add."""
+    @_builtins.property
+    def idle_after(self) -> _duration_pb2.Duration:
+        """idle_after is after how long without a request the last replica goes, when min_replicas is 0.
+        Unset: five minutes.
+        """
+
+    @_builtins.property
+    def wake_timeout(self) -> _duration_pb2.Duration:
+        """wake_timeout is how long a request to an endpoint without replicas is held until one is ready,
+        when min_replicas is 0; then it is answered 503. Unset: one minute. Zero: it is not held.
+        """
+
     def __init__(
         self,
         *,
         min_replicas: _builtins.int = ...,
         max_replicas: _builtins.int = ...,
+        idle_after: _duration_pb2.Duration | None = ...,
+        wake_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idle_after", b"idle_after", "wake_timeout", b"wake_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_replicas", b"max_replicas", "min_replicas", b"min_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_after", b"idle_after", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "wake_timeout", b"wake_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1095,3 +1118,49 @@ class DeleteEndpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteEndpointResponse: _TypeAlias = DeleteEndpointResponse  # noqa: Y015
+
+@_typing.final
+class WakeEndpointRequest(_message.Message):
+    """WakeEndpointRequest names the endpoint to wake."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeEndpointRequest: _TypeAlias = WakeEndpointRequest  # noqa: Y015
+
+@_typing.final
+class WakeEndpointResponse(_message.Message):
+    """WakeEndpointResponse returns it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def endpoint(self) -> Global___Endpoint:
+        """endpoint is the endpoint."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: Global___Endpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WakeEndpointResponse: _TypeAlias = WakeEndpointResponse  # noqa: Y015

@@ -75,6 +75,11 @@ class EndpointServiceStub:
                 request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointRequest.SerializeToString,
                 response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointResponse.FromString,
                 _registered_method=True)
+        self.WakeEndpoint = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.EndpointService/WakeEndpoint',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.WakeEndpointRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.WakeEndpointResponse.FromString,
+                _registered_method=True)
 
 
 class EndpointServiceServicer:
@@ -162,6 +167,16 @@ class EndpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WakeEndpoint(self, request, context):
+        """WakeEndpoint wants a replica for an endpoint that is idle. Gateways call it for callers whose
+        requests wait. It changes nothing when the endpoint is not idle.
+
+        Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EndpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -204,6 +219,11 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.DeleteEndpoint,
                     request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointRequest.FromString,
                     response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointResponse.SerializeToString,
+            ),
+            'WakeEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.WakeEndpoint,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.WakeEndpointRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.WakeEndpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -423,6 +443,33 @@ class EndpointService:
             '/engineshed.api.scheduler.v1.EndpointService/DeleteEndpoint',
             engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointRequest.SerializeToString,
             engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WakeEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.EndpointService/WakeEndpoint',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.WakeEndpointRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.WakeEndpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

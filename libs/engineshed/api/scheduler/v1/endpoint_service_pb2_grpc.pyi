@@ -81,6 +81,12 @@ class EndpointServiceStub:
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), ABORTED (ETAG_MISMATCH).
     """
+    WakeEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.WakeEndpointRequest, _endpoint_service_pb2.WakeEndpointResponse]
+    """WakeEndpoint wants a replica for an endpoint that is idle. Gateways call it for callers whose
+    requests wait. It changes nothing when the endpoint is not idle.
+
+    Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
+    """
 
 @_typing.type_check_only
 class EndpointServiceAsyncStub(EndpointServiceStub):
@@ -134,6 +140,12 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     changes nothing.
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+    """
+    WakeEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.WakeEndpointRequest, _endpoint_service_pb2.WakeEndpointResponse]  # type: ignore[assignment]
+    """WakeEndpoint wants a replica for an endpoint that is idle. Gateways call it for callers whose
+    requests wait. It changes nothing when the endpoint is not idle.
+
+    Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
     """
 
 class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -233,6 +245,18 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         changes nothing.
 
         Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+        """
+
+    @_abc_1.abstractmethod
+    def WakeEndpoint(
+        self,
+        request: _endpoint_service_pb2.WakeEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_service_pb2.WakeEndpointResponse, _abc.Awaitable[_endpoint_service_pb2.WakeEndpointResponse]]:
+        """WakeEndpoint wants a replica for an endpoint that is idle. Gateways call it for callers whose
+        requests wait. It changes nothing when the endpoint is not idle.
+
+        Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
         """
 
 def add_EndpointServiceServicer_to_server(servicer: EndpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as _endpoint_service_pb2
 from engineshed.api.scheduler.v1 import node_service_pb2 as _node_service_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -290,6 +291,170 @@ class EndpointRunning(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndpointRunning: _TypeAlias = EndpointRunning  # noqa: Y015
+
+@_typing.final
+class EndpointIdle(_message.Message):
+    """EndpointIdle says that no replica runs or is wanted; the first request wakes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointIdle: _TypeAlias = EndpointIdle  # noqa: Y015
+
+@_typing.final
+class EndpointWoken(_message.Message):
+    """EndpointWoken says that a request came while it was idle, and a replica is wanted for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointWoken: _TypeAlias = EndpointWoken  # noqa: Y015
+
+@_typing.final
+class EndpointAutoscaled(_message.Message):
+    """EndpointAutoscaled says that its load asks for another number of replicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    replicas: _builtins.int
+    """replicas is how many should run from now on, between its bounds."""
+    @_builtins.property
+    def why(self) -> Global___ScalingDecision:
+        """why says from what it was decided."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        why: Global___ScalingDecision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "replicas", b"replicas", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointAutoscaled: _TypeAlias = EndpointAutoscaled  # noqa: Y015
+
+@_typing.final
+class ScalingDecision(_message.Message):
+    """ScalingDecision is the why of an autoscaling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    policy_version: _builtins.str
+    """policy_version names the policy that decided."""
+    replicas: _builtins.int
+    """replicas is how many were wanted before."""
+    target: _builtins.float
+    """target is how many requests in flight each replica should have, on average."""
+    reason: _builtins.str
+    """reason says the same for people."""
+    @_builtins.property
+    def load(self) -> Global___EndpointLoad:
+        """load is what was seen."""
+
+    def __init__(
+        self,
+        *,
+        policy_version: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        target: _builtins.float = ...,
+        load: Global___EndpointLoad | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "policy_version", b"policy_version", "reason", b"reason", "replicas", b"replicas", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingDecision: _TypeAlias = ScalingDecision  # noqa: Y015
+
+@_typing.final
+class EndpointLoad(_message.Message):
+    """EndpointLoad is what the replicas of an endpoint say of their requests, all together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    IDLE_AGE_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    in_flight: _builtins.float
+    """in_flight is how many requests are in flight, as an average since the report before."""
+    low: _builtins.float
+    """low is the least that in_flight was within the up window. Zero also while the window is not
+    covered by reports.
+    """
+    high: _builtins.float
+    """high is the most that in_flight was within the down window. Unset while that window is not
+    covered by reports.
+    """
+    @_builtins.property
+    def idle_age(self) -> _duration_pb2.Duration:
+        """idle_age is how long ago the last request ended, or its replica became ready. Zero: there are
+        some now.
+        """
+
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        in_flight: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float | None = ...,
+        idle_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "high", b"high", "idle_age", b"idle_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_high", b"_high", "endpoint_id", b"endpoint_id", "high", b"high", "idle_age", b"idle_age", "in_flight", b"in_flight", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = _typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = _typing.Literal["_high", b"_high"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+
+Global___EndpointLoad: _TypeAlias = EndpointLoad  # noqa: Y015
 
 @_typing.final
 class EndpointStopping(_message.Message):

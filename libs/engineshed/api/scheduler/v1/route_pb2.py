@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'engineshed/api/scheduler/v1/route.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x02\n\x05Route\x12\x13\n\x0brouting_key\x18\x01 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x05 \x01(\t\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x12\n\never_ready\x18\x07 \x01(\x08\x12;\n\x08replicas\x18\x08 \x03(\x0b\x32).engineshed.api.scheduler.v1.RouteReplica\x12\x0c\n\x04term\x18\t \x01(\x04\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x11\n\ttombstone\x18\x0b \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rstatus_reason\x18\r \x01(\t\"D\n\x0cRouteReplica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x13\n\x06secret\x18\x03 \x01(\tB\x03\x80\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'engineshed/api/scheduler/v1/route.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\x02\n\x05Route\x12\x13\n\x0brouting_key\x18\x01 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x05 \x01(\t\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x12\n\never_ready\x18\x07 \x01(\x08\x12;\n\x08replicas\x18\x08 \x03(\x0b\x32).engineshed.api.scheduler.v1.RouteReplica\x12\x0c\n\x04term\x18\t \x01(\x04\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x11\n\ttombstone\x18\x0b \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rstatus_reason\x18\r \x01(\t\x12/\n\x0cwake_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\x0cRouteReplica\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12\x13\n\x06secret\x18\x03 \x01(\tB\x03\x80\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROUTEREPLICA'].fields_by_name['secret']._loaded_options = None
   _globals['_ROUTEREPLICA'].fields_by_name['secret']._serialized_options = b'\200\001\001'
-  _globals['_ROUTE']._serialized_start=106
-  _globals['_ROUTE']._serialized_end=427
-  _globals['_ROUTEREPLICA']._serialized_start=429
-  _globals['_ROUTEREPLICA']._serialized_end=497
+  _globals['_ROUTE']._serialized_start=138
+  _globals['_ROUTE']._serialized_end=508
+  _globals['_ROUTEREPLICA']._serialized_start=510
+  _globals['_ROUTEREPLICA']._serialized_end=578
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -40,6 +41,7 @@ class Route(_message.Message):
     TOMBSTONE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     STATUS_REASON_FIELD_NUMBER: _builtins.int
+    WAKE_TIMEOUT_FIELD_NUMBER: _builtins.int
     routing_key: _builtins.str
     """routing_key is the "model" of inference requests."""
     endpoint_id: _builtins.str
@@ -72,6 +74,12 @@ class Route(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """create_time is when the endpoint was created."""
 
+    @_builtins.property
+    def wake_timeout(self) -> _duration_pb2.Duration:
+        """wake_timeout is how long a request is held while there is no replica, until one is ready; set
+        only for endpoints that load may leave without any.
+        """
+
     def __init__(
         self,
         *,
@@ -88,10 +96,11 @@ class Route(_message.Message):
         tombstone: _builtins.bool = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         status_reason: _builtins.str = ...,
+        wake_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "wake_timeout", b"wake_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "create_time", b"create_time", "endpoint_id", b"endpoint_id", "ever_ready", b"ever_ready", "generation", b"generation", "org_id", b"org_id", "region", b"region", "replicas", b"replicas", "routing_key", b"routing_key", "status", b"status", "status_reason", b"status_reason", "term", b"term", "tombstone", b"tombstone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "create_time", b"create_time", "endpoint_id", b"endpoint_id", "ever_ready", b"ever_ready", "generation", b"generation", "org_id", b"org_id", "region", b"region", "replicas", b"replicas", "routing_key", b"routing_key", "status", b"status", "status_reason", b"status_reason", "term", b"term", "tombstone", b"tombstone", "wake_timeout", b"wake_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2
 from engineshed.api.scheduler.v1 import events_pb2 as engineshed_dot_api_dot_scheduler_dot_v1_dot_events__pb2
+from engineshed.api.scheduler.v1 import node_service_pb2 as engineshed_dot_api_dot_scheduler_dot_v1_dot_node__service__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4engineshed/api/scheduler/v1/scheduling_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x32\x65ngineshed/api/scheduler/v1/endpoint_service.proto\x1a(engineshed/api/scheduler/v1/events.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x16\x45xplainEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\"\xd5\x01\n\x17\x45xplainEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\x12\x45\n\nplacements\x18\x02 \x03(\x0b\x32\x31.engineshed.api.scheduler.v1.PlacementExplanation\x12:\n\x04wait\x18\x03 \x01(\x0b\x32,.engineshed.api.scheduler.v1.WaitExplanation\"\xbc\x01\n\x14PlacementExplanation\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12.\n\nplace_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x03why\x18\x04 \x01(\x0b\x32..engineshed.api.scheduler.v1.PlacementDecision\x12\x12\n\ncandidates\x18\x05 \x01(\r\"\xb3\x02\n\x0fWaitExplanation\x12\x18\n\x10missing_replicas\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0equeue_position\x18\x03 \x01(\r\x12\x14\n\x0cqueue_length\x18\x04 \x01(\r\x12.\n\nretry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\x08rejected\x18\x06 \x03(\x0b\x32:.engineshed.api.scheduler.v1.WaitExplanation.RejectedEntry\x12\x19\n\x11nominated_node_id\x18\x07 \x01(\t\x1a/\n\rRejectedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x32\x91\x01\n\x11SchedulingService\x12|\n\x0f\x45xplainEndpoint\x12\x33.engineshed.api.scheduler.v1.ExplainEndpointRequest\x1a\x34.engineshed.api.scheduler.v1.ExplainEndpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4engineshed/api/scheduler/v1/scheduling_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x32\x65ngineshed/api/scheduler/v1/endpoint_service.proto\x1a(engineshed/api/scheduler/v1/events.proto\x1a.engineshed/api/scheduler/v1/node_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x16\x45xplainEndpointRequest\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\"\x97\x02\n\x17\x45xplainEndpointResponse\x12\x37\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.Endpoint\x12\x45\n\nplacements\x18\x02 \x03(\x0b\x32\x31.engineshed.api.scheduler.v1.PlacementExplanation\x12:\n\x04wait\x18\x03 \x01(\x0b\x32,.engineshed.api.scheduler.v1.WaitExplanation\x12@\n\x07scaling\x18\x04 \x01(\x0b\x32/.engineshed.api.scheduler.v1.ScalingExplanation\"\xbc\x01\n\x14PlacementExplanation\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12.\n\nplace_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x03why\x18\x04 \x01(\x0b\x32..engineshed.api.scheduler.v1.PlacementDecision\x12\x12\n\ncandidates\x18\x05 \x01(\r\"\xb3\x02\n\x0fWaitExplanation\x12\x18\n\x10missing_replicas\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x16\n\x0equeue_position\x18\x03 \x01(\r\x12\x14\n\x0cqueue_length\x18\x04 \x01(\r\x12.\n\nretry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\x08rejected\x18\x06 \x03(\x0b\x32:.engineshed.api.scheduler.v1.WaitExplanation.RejectedEntry\x12\x19\n\x11nominated_node_id\x18\x07 \x01(\t\x1a/\n\rRejectedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\xd8\x01\n\x12ScalingExplanation\x12\x0e\n\x06target\x18\x01 \x01(\x01\x12\x37\n\x04load\x18\x02 \x01(\x0b\x32).engineshed.api.scheduler.v1.EndpointLoad\x12:\n\x04last\x18\x03 \x01(\x0b\x32,.engineshed.api.scheduler.v1.ScalingDecision\x12-\n\tlast_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\"a\n\x16SimulateChangesRequest\x12G\n\x07\x63hanges\x18\x01 \x03(\x0b\x32,.engineshed.api.scheduler.v1.SimulatedChangeB\x08\xbaH\x05\x92\x01\x02\x10\x64\"\xa1\x02\n\x0fSimulatedChange\x12:\n\tadd_nodes\x18\x01 \x01(\x0b\x32%.engineshed.api.scheduler.v1.AddNodesH\x00\x12=\n\rdrain_node_id\x18\x02 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$H\x00\x12<\n\x0close_node_id\x18\x03 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$H\x00\x12\x44\n\x0escale_endpoint\x18\x04 \x01(\x0b\x32*.engineshed.api.scheduler.v1.ScaleEndpointH\x00\x42\x0f\n\x06\x63hange\x12\x05\xbaH\x02\x08\x01\"l\n\x08\x41\x64\x64Nodes\x12\x45\n\tinventory\x18\x01 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventoryB\x06\xbaH\x03\xc8\x01\x01\x12\x19\n\x05\x63ount\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01\"\xb2\x01\n\rScaleEndpoint\x12\x37\n\x0b\x65ndpoint_id\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^ep_[0-9A-HJKMNP-TV-Z]{26}$\x12\"\n\x0cmin_replicas\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18\x64H\x00\x88\x01\x01\x12\"\n\x0cmax_replicas\x18\x03 \x01(\rB\x07\xbaH\x04*\x02\x18\x64H\x01\x88\x01\x01\x42\x0f\n\r_min_replicasB\x0f\n\r_max_replicas\"\xed\x01\n\x17SimulateChangesResponse\x12\x39\n\x05moves\x18\x01 \x03(\x0b\x32*.engineshed.api.scheduler.v1.SimulatedMove\x12\x39\n\x05waits\x18\x02 \x03(\x0b\x32*.engineshed.api.scheduler.v1.SimulatedWait\x12\x39\n\x05nodes\x18\x03 \x03(\x0b\x32*.engineshed.api.scheduler.v1.SimulatedNode\x12\x0f\n\x07settled\x18\x04 \x01(\x08\x12\x10\n\x08position\x18\x05 \x01(\x04\"\x98\x01\n\rSimulatedMove\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x15\n\rendpoint_name\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x14\n\x0c\x66rom_node_id\x18\x04 \x01(\t\x12\x12\n\nto_node_id\x18\x05 \x01(\t\x12\x11\n\tgpu_count\x18\x06 \x01(\r\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\x88\x01\n\rSimulatedWait\x12\x13\n\x0b\x65ndpoint_id\x18\x01 \x01(\t\x12\x15\n\rendpoint_name\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x18\n\x10missing_replicas\x18\x04 \x01(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\twaits_now\x18\x06 \x01(\x08\"\x82\x01\n\rSimulatedNode\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x10\n\x08gpu_type\x18\x03 \x01(\t\x12\x11\n\tgpu_count\x18\x04 \x01(\r\x12\x14\n\x0ctaken_before\x18\x05 \x01(\r\x12\x13\n\x0btaken_after\x18\x06 \x01(\r\"v\n\x16ReplayDecisionsRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xad\x01\n\x17ReplayDecisionsResponse\x12\r\n\x05turns\x18\x01 \x01(\x04\x12\x13\n\x0bturns_total\x18\x02 \x01(\x04\x12\x11\n\tdecisions\x18\x03 \x01(\x04\x12\x17\n\x0f\x64iffering_turns\x18\x04 \x01(\x04\x12\x42\n\x0b\x64ifferences\x18\x05 \x03(\x0b\x32-.engineshed.api.scheduler.v1.ReplayDifference\"w\n\x10ReplayDifference\x12\x10\n\x08position\x18\x01 \x01(\x04\x12-\n\tplan_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08recorded\x18\x03 \x03(\t\x12\x10\n\x08replayed\x18\x04 \x03(\t2\x8f\x03\n\x11SchedulingService\x12|\n\x0f\x45xplainEndpoint\x12\x33.engineshed.api.scheduler.v1.ExplainEndpointRequest\x1a\x34.engineshed.api.scheduler.v1.ExplainEndpointResponse\x12|\n\x0fSimulateChanges\x12\x33.engineshed.api.scheduler.v1.SimulateChangesRequest\x1a\x34.engineshed.api.scheduler.v1.SimulateChangesResponse\x12~\n\x0fReplayDecisions\x12\x33.engineshed.api.scheduler.v1.ReplayDecisionsRequest\x1a\x34.engineshed.api.scheduler.v1.ReplayDecisionsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,16 +40,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINENDPOINTREQUEST'].fields_by_name['endpoint_id']._serialized_options = b'\272H\037r\0352\033^ep_[0-9A-HJKMNP-TV-Z]{26}$'
   _globals['_WAITEXPLANATION_REJECTEDENTRY']._loaded_options = None
   _globals['_WAITEXPLANATION_REJECTEDENTRY']._serialized_options = b'8\001'
-  _globals['_EXPLAINENDPOINTREQUEST']._serialized_start=241
-  _globals['_EXPLAINENDPOINTREQUEST']._serialized_end=322
-  _globals['_EXPLAINENDPOINTRESPONSE']._serialized_start=325
-  _globals['_EXPLAINENDPOINTRESPONSE']._serialized_end=538
-  _globals['_PLACEMENTEXPLANATION']._serialized_start=541
-  _globals['_PLACEMENTEXPLANATION']._serialized_end=729
-  _globals['_WAITEXPLANATION']._serialized_start=732
-  _globals['_WAITEXPLANATION']._serialized_end=1039
-  _globals['_WAITEXPLANATION_REJECTEDENTRY']._serialized_start=992
-  _globals['_WAITEXPLANATION_REJECTEDENTRY']._serialized_end=1039
-  _globals['_SCHEDULINGSERVICE']._serialized_start=1042
-  _globals['_SCHEDULINGSERVICE']._serialized_end=1187
+  _globals['_SIMULATECHANGESREQUEST'].fields_by_name['changes']._loaded_options = None
+  _globals['_SIMULATECHANGESREQUEST'].fields_by_name['changes']._serialized_options = b'\272H\005\222\001\002\020d'
+  _globals['_SIMULATEDCHANGE'].oneofs_by_name['change']._loaded_options = None
+  _globals['_SIMULATEDCHANGE'].oneofs_by_name['change']._serialized_options = b'\272H\002\010\001'
+  _globals['_SIMULATEDCHANGE'].fields_by_name['drain_node_id']._loaded_options = None
+  _globals['_SIMULATEDCHANGE'].fields_by_name['drain_node_id']._serialized_options = b'\272H!r\0372\035^node_[0-9A-HJKMNP-TV-Z]{26}$'
+  _globals['_SIMULATEDCHANGE'].fields_by_name['lose_node_id']._loaded_options = None
+  _globals['_SIMULATEDCHANGE'].fields_by_name['lose_node_id']._serialized_options = b'\272H!r\0372\035^node_[0-9A-HJKMNP-TV-Z]{26}$'
+  _globals['_ADDNODES'].fields_by_name['inventory']._loaded_options = None
+  _globals['_ADDNODES'].fields_by_name['inventory']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ADDNODES'].fields_by_name['count']._loaded_options = None
+  _globals['_ADDNODES'].fields_by_name['count']._serialized_options = b'\272H\007*\005\030\350\007(\001'
+  _globals['_SCALEENDPOINT'].fields_by_name['endpoint_id']._loaded_options = None
+  _globals['_SCALEENDPOINT'].fields_by_name['endpoint_id']._serialized_options = b'\272H\037r\0352\033^ep_[0-9A-HJKMNP-TV-Z]{26}$'
+  _globals['_SCALEENDPOINT'].fields_by_name['min_replicas']._loaded_options = None
+  _globals['_SCALEENDPOINT'].fields_by_name['min_replicas']._serialized_options = b'\272H\004*\002\030d'
+  _globals['_SCALEENDPOINT'].fields_by_name['max_replicas']._loaded_options = None
+  _globals['_SCALEENDPOINT'].fields_by_name['max_replicas']._serialized_options = b'\272H\004*\002\030d'
+  _globals['_EXPLAINENDPOINTREQUEST']._serialized_start=289
+  _globals['_EXPLAINENDPOINTREQUEST']._serialized_end=370
+  _globals['_EXPLAINENDPOINTRESPONSE']._serialized_start=373
+  _globals['_EXPLAINENDPOINTRESPONSE']._serialized_end=652
+  _globals['_PLACEMENTEXPLANATION']._serialized_start=655
+  _globals['_PLACEMENTEXPLANATION']._serialized_end=843
+  _globals['_WAITEXPLANATION']._serialized_start=846
+  _globals['_WAITEXPLANATION']._serialized_end=1153
+  _globals['_WAITEXPLANATION_REJECTEDENTRY']._serialized_start=1106
+  _globals['_WAITEXPLANATION_REJECTEDENTRY']._serialized_end=1153
+  _globals['_SCALINGEXPLANATION']._serialized_start=1156
+  _globals['_SCALINGEXPLANATION']._serialized_end=1372
+  _globals['_SIMULATECHANGESREQUEST']._serialized_start=1374
+  _globals['_SIMULATECHANGESREQUEST']._serialized_end=1471
+  _globals['_SIMULATEDCHANGE']._serialized_start=1474
+  _globals['_SIMULATEDCHANGE']._serialized_end=1763
+  _globals['_ADDNODES']._serialized_start=1765
+  _globals['_ADDNODES']._serialized_end=1873
+  _globals['_SCALEENDPOINT']._serialized_start=1876
+  _globals['_SCALEENDPOINT']._serialized_end=2054
+  _globals['_SIMULATECHANGESRESPONSE']._serialized_start=2057
+  _globals['_SIMULATECHANGESRESPONSE']._serialized_end=2294
+  _globals['_SIMULATEDMOVE']._serialized_start=2297
+  _globals['_SIMULATEDMOVE']._serialized_end=2449
+  _globals['_SIMULATEDWAIT']._serialized_start=2452
+  _globals['_SIMULATEDWAIT']._serialized_end=2588
+  _globals['_SIMULATEDNODE']._serialized_start=2591
+  _globals['_SIMULATEDNODE']._serialized_end=2721
+  _globals['_REPLAYDECISIONSREQUEST']._serialized_start=2723
+  _globals['_REPLAYDECISIONSREQUEST']._serialized_end=2841
+  _globals['_REPLAYDECISIONSRESPONSE']._serialized_start=2844
+  _globals['_REPLAYDECISIONSRESPONSE']._serialized_end=3017
+  _globals['_REPLAYDIFFERENCE']._serialized_start=3019
+  _globals['_REPLAYDIFFERENCE']._serialized_end=3138
+  _globals['_SCHEDULINGSERVICE']._serialized_start=3141
+  _globals['_SCHEDULINGSERVICE']._serialized_end=3540
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as _endpoint_service_pb2
 from engineshed.api.scheduler.v1 import events_pb2 as _events_pb2
+from engineshed.api.scheduler.v1 import node_service_pb2 as _node_service_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -52,6 +53,7 @@ class ExplainEndpointResponse(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    SCALING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def endpoint(self) -> _endpoint_service_pb2.Endpoint:
         """endpoint is as it is now."""
@@ -66,16 +68,21 @@ class ExplainEndpointResponse(_message.Message):
     def wait(self) -> Global___WaitExplanation:
         """wait says what its missing replicas wait for. Unset: none is missing."""
 
+    @_builtins.property
+    def scaling(self) -> Global___ScalingExplanation:
+        """scaling says how load decides on the number of its replicas. Unset: it does not."""
+
     def __init__(
         self,
         *,
         endpoint: _endpoint_service_pb2.Endpoint | None = ...,
         placements: _abc.Iterable[Global___PlacementExplanation] | None = ...,
         wait: Global___WaitExplanation | None = ...,
+        scaling: Global___ScalingExplanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "scaling", b"scaling", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "placements", b"placements", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "placements", b"placements", "scaling", b"scaling", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,3 +203,464 @@ class WaitExplanation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WaitExplanation: _TypeAlias = WaitExplanation  # noqa: Y015
+
+@_typing.final
+class ScalingExplanation(_message.Message):
+    """ScalingExplanation says how load decides on the number of replicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    target: _builtins.float
+    """target is how many requests in flight each replica should have, on average."""
+    reason: _builtins.str
+    """reason says why the number of replicas is not changed now."""
+    @_builtins.property
+    def load(self) -> _events_pb2.EndpointLoad:
+        """load is what is seen now. Unset: it is not known, and so nothing is changed."""
+
+    @_builtins.property
+    def last(self) -> _events_pb2.ScalingDecision:
+        """last is the last autoscaling. Unset: there was none since its bounds or its life changed."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """last_time is when that was."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.float = ...,
+        load: _events_pb2.EndpointLoad | None = ...,
+        last: _events_pb2.ScalingDecision | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "last_time", b"last_time", "load", b"load"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "last_time", b"last_time", "load", b"load", "reason", b"reason", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScalingExplanation: _TypeAlias = ScalingExplanation  # noqa: Y015
+
+@_typing.final
+class SimulateChangesRequest(_message.Message):
+    """SimulateChangesRequest says what is to be otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedChange]:
+        """changes are made in this order, before anything is decided. None: what is decided as it is."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___SimulatedChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateChangesRequest: _TypeAlias = SimulateChangesRequest  # noqa: Y015
+
+@_typing.final
+class SimulatedChange(_message.Message):
+    """SimulatedChange is one thing that is otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADD_NODES_FIELD_NUMBER: _builtins.int
+    DRAIN_NODE_ID_FIELD_NUMBER: _builtins.int
+    LOSE_NODE_ID_FIELD_NUMBER: _builtins.int
+    SCALE_ENDPOINT_FIELD_NUMBER: _builtins.int
+    drain_node_id: _builtins.str
+    """drain_node_id is a node that is drained, without a limit of time."""
+    lose_node_id: _builtins.str
+    """lose_node_id is a node that dies with all that is on it."""
+    @_builtins.property
+    def add_nodes(self) -> Global___AddNodes:
+        """add_nodes are nodes that join."""
+
+    @_builtins.property
+    def scale_endpoint(self) -> Global___ScaleEndpoint:
+        """scale_endpoint changes the bounds of an endpoint."""
+
+    def __init__(
+        self,
+        *,
+        add_nodes: Global___AddNodes | None = ...,
+        drain_node_id: _builtins.str = ...,
+        lose_node_id: _builtins.str = ...,
+        scale_endpoint: Global___ScaleEndpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_nodes", b"add_nodes", "change", b"change", "drain_node_id", b"drain_node_id", "lose_node_id", b"lose_node_id", "scale_endpoint", b"scale_endpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_nodes", b"add_nodes", "change", b"change", "drain_node_id", b"drain_node_id", "lose_node_id", b"lose_node_id", "scale_endpoint", b"scale_endpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["add_nodes", "drain_node_id", "lose_node_id", "scale_endpoint"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___SimulatedChange: _TypeAlias = SimulatedChange  # noqa: Y015
+
+@_typing.final
+class AddNodes(_message.Message):
+    """AddNodes are nodes that join."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """count is how many there are."""
+    @_builtins.property
+    def inventory(self) -> _node_service_pb2.NodeInventory:
+        """inventory is what each of them offers. No back ends: those of the known nodes with such GPUs,
+        else all.
+        """
+
+    def __init__(
+        self,
+        *,
+        inventory: _node_service_pb2.NodeInventory | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddNodes: _TypeAlias = AddNodes  # noqa: Y015
+
+@_typing.final
+class ScaleEndpoint(_message.Message):
+    """ScaleEndpoint changes the bounds of an endpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    min_replicas: _builtins.int
+    """min_replicas is the new minimum. Unset: as it is."""
+    max_replicas: _builtins.int
+    """max_replicas is the new maximum. Unset: as it is, or the new minimum where that is more."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        min_replicas: _builtins.int | None = ...,
+        max_replicas: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_replicas", b"_max_replicas", "_min_replicas", b"_min_replicas", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_replicas", b"_max_replicas", "_min_replicas", b"_min_replicas", "endpoint_id", b"endpoint_id", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_replicas: _TypeAlias = _typing.Literal["max_replicas"]  # noqa: Y015
+    _WhichOneofArgType__max_replicas: _TypeAlias = _typing.Literal["_max_replicas", b"_max_replicas"]  # noqa: Y015
+    _WhichOneofReturnType__min_replicas: _TypeAlias = _typing.Literal["min_replicas"]  # noqa: Y015
+    _WhichOneofArgType__min_replicas: _TypeAlias = _typing.Literal["_min_replicas", b"_min_replicas"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_replicas) -> _WhichOneofReturnType__max_replicas | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_replicas) -> _WhichOneofReturnType__min_replicas | None: ...
+
+Global___ScaleEndpoint: _TypeAlias = ScaleEndpoint  # noqa: Y015
+
+@_typing.final
+class SimulateChangesResponse(_message.Message):
+    """SimulateChangesResponse says what would become of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    settled: _builtins.bool
+    """settled is whether nothing more would be decided. False: it went on for too long, and this is
+    what became of it until then.
+    """
+    position: _builtins.int
+    """position is that of the last event that the copy holds."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedMove]:
+        """moves are the replicas that would be placed or end, in order of endpoint."""
+
+    @_builtins.property
+    def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedWait]:
+        """waits are the endpoints that would miss replicas in the end, in order of queue and place."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedNode]:
+        """nodes are the nodes in the end, and how many of their GPUs are taken."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___SimulatedMove] | None = ...,
+        waits: _abc.Iterable[Global___SimulatedWait] | None = ...,
+        nodes: _abc.Iterable[Global___SimulatedNode] | None = ...,
+        settled: _builtins.bool = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moves", b"moves", "nodes", b"nodes", "position", b"position", "settled", b"settled", "waits", b"waits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateChangesResponse: _TypeAlias = SimulateChangesResponse  # noqa: Y015
+
+@_typing.final
+class SimulatedMove(_message.Message):
+    """SimulatedMove is a replica that would be placed, or end, or both in another's place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_NAME_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    FROM_NODE_ID_FIELD_NUMBER: _builtins.int
+    TO_NODE_ID_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is whose it is."""
+    endpoint_name: _builtins.str
+    """endpoint_name is that endpoint's name."""
+    org_id: _builtins.str
+    """org_id is whose that is."""
+    from_node_id: _builtins.str
+    """from_node_id is where one ends. Empty: one more is placed."""
+    to_node_id: _builtins.str
+    """to_node_id is where one is placed. Empty: one less is there."""
+    gpu_count: _builtins.int
+    """gpu_count is how many GPUs it has."""
+    reason: _builtins.str
+    """reason says why one ends."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        endpoint_name: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        from_node_id: _builtins.str = ...,
+        to_node_id: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "endpoint_name", b"endpoint_name", "from_node_id", b"from_node_id", "gpu_count", b"gpu_count", "org_id", b"org_id", "reason", b"reason", "to_node_id", b"to_node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedMove: _TypeAlias = SimulatedMove  # noqa: Y015
+
+@_typing.final
+class SimulatedWait(_message.Message):
+    """SimulatedWait is an endpoint that would miss replicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_NAME_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    MISSING_REPLICAS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WAITS_NOW_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """endpoint_id is the endpoint."""
+    endpoint_name: _builtins.str
+    """endpoint_name is its name."""
+    org_id: _builtins.str
+    """org_id is whose it is."""
+    missing_replicas: _builtins.int
+    """missing_replicas is how many it misses."""
+    reason: _builtins.str
+    """reason says what it waits for."""
+    waits_now: _builtins.bool
+    """waits_now is whether it misses replicas as it is, too."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        endpoint_name: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+        missing_replicas: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        waits_now: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "endpoint_name", b"endpoint_name", "missing_replicas", b"missing_replicas", "org_id", b"org_id", "reason", b"reason", "waits_now", b"waits_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedWait: _TypeAlias = SimulatedWait  # noqa: Y015
+
+@_typing.final
+class SimulatedNode(_message.Message):
+    """SimulatedNode is a node as it would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    TAKEN_BEFORE_FIELD_NUMBER: _builtins.int
+    TAKEN_AFTER_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """node_id is the node; one that was added has a made up id."""
+    hostname: _builtins.str
+    """hostname is its host, or "added 1", "added 2", …."""
+    gpu_type: _builtins.str
+    """gpu_type is the kind of its GPUs."""
+    gpu_count: _builtins.int
+    """gpu_count is how many it has."""
+    taken_before: _builtins.int
+    """taken_before is how many of them are taken as it is."""
+    taken_after: _builtins.int
+    """taken_after is how many of them would be taken."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        gpu_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        taken_before: _builtins.int = ...,
+        taken_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "hostname", b"hostname", "node_id", b"node_id", "taken_after", b"taken_after", "taken_before", b"taken_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedNode: _TypeAlias = SimulatedNode  # noqa: Y015
+
+@_typing.final
+class ReplayDecisionsRequest(_message.Message):
+    """ReplayDecisionsRequest says what to decide again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is when to begin. Unset: with the oldest that is kept."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """end_time is when to end. Unset: now."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayDecisionsRequest: _TypeAlias = ReplayDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class ReplayDecisionsResponse(_message.Message):
+    """ReplayDecisionsResponse says how far a replay is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURNS_FIELD_NUMBER: _builtins.int
+    TURNS_TOTAL_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    DIFFERING_TURNS_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    turns: _builtins.int
+    """turns is how many plans have been made again."""
+    turns_total: _builtins.int
+    """turns_total is how many there are."""
+    decisions: _builtins.int
+    """decisions is how many decisions were in them."""
+    differing_turns: _builtins.int
+    """differing_turns is how many of the plans came out otherwise than they were recorded."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplayDifference]:
+        """differences are the first of those, twenty at most; in the last message only."""
+
+    def __init__(
+        self,
+        *,
+        turns: _builtins.int = ...,
+        turns_total: _builtins.int = ...,
+        decisions: _builtins.int = ...,
+        differing_turns: _builtins.int = ...,
+        differences: _abc.Iterable[Global___ReplayDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "differences", b"differences", "differing_turns", b"differing_turns", "turns", b"turns", "turns_total", b"turns_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayDecisionsResponse: _TypeAlias = ReplayDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class ReplayDifference(_message.Message):
+    """ReplayDifference is a plan that came out otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    PLAN_TIME_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """position is that of the last event before it."""
+    @_builtins.property
+    def plan_time(self) -> _timestamp_pb2.Timestamp:
+        """plan_time is when it was made."""
+
+    @_builtins.property
+    def recorded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """recorded is what was decided that is not decided now, for people."""
+
+    @_builtins.property
+    def replayed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """replayed is what is decided now that was not."""
+
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        plan_time: _timestamp_pb2.Timestamp | None = ...,
+        recorded: _abc.Iterable[_builtins.str] | None = ...,
+        replayed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan_time", b"plan_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_time", b"plan_time", "position", b"position", "recorded", b"recorded", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayDifference: _TypeAlias = ReplayDifference  # noqa: Y015

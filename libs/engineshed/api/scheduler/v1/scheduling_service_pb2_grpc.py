@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SchedulingServiceStub:
-    """SchedulingService explains what the scheduler decides.
+    """SchedulingService explains what the scheduler decides, and what it would decide.
     """
 
     def __init__(self, channel):
@@ -40,10 +40,20 @@ class SchedulingServiceStub:
                 request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ExplainEndpointRequest.SerializeToString,
                 response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ExplainEndpointResponse.FromString,
                 _registered_method=True)
+        self.SimulateChanges = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.SchedulingService/SimulateChanges',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.SimulateChangesRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.SimulateChangesResponse.FromString,
+                _registered_method=True)
+        self.ReplayDecisions = channel.unary_stream(
+                '/engineshed.api.scheduler.v1.SchedulingService/ReplayDecisions',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ReplayDecisionsRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ReplayDecisionsResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulingServiceServicer:
-    """SchedulingService explains what the scheduler decides.
+    """SchedulingService explains what the scheduler decides, and what it would decide.
     """
 
     def ExplainEndpoint(self, request, context):
@@ -57,6 +67,27 @@ class SchedulingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SimulateChanges(self, request, context):
+        """SimulateChanges answers what would move and who would wait if the fleet or its endpoints were
+        otherwise than they are now. It changes nothing: the same decisions are made on a copy, in
+        which replicas become ready and drain at once.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND (NODE_NOT_FOUND, ENDPOINT_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayDecisions(self, request, context):
+        """ReplayDecisions decides all over again what was decided in the past, on the same inputs, and
+        compares. It streams how far it is; the last message has the result.
+
+        Errors: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +95,16 @@ def add_SchedulingServiceServicer_to_server(servicer, server):
                     servicer.ExplainEndpoint,
                     request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ExplainEndpointRequest.FromString,
                     response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ExplainEndpointResponse.SerializeToString,
+            ),
+            'SimulateChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulateChanges,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.SimulateChangesRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.SimulateChangesResponse.SerializeToString,
+            ),
+            'ReplayDecisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReplayDecisions,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ReplayDecisionsRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ReplayDecisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -74,7 +115,7 @@ def add_SchedulingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SchedulingService:
-    """SchedulingService explains what the scheduler decides.
+    """SchedulingService explains what the scheduler decides, and what it would decide.
     """
 
     @staticmethod
@@ -94,6 +135,60 @@ class SchedulingService:
             '/engineshed.api.scheduler.v1.SchedulingService/ExplainEndpoint',
             engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ExplainEndpointRequest.SerializeToString,
             engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ExplainEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulateChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.SchedulingService/SimulateChanges',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.SimulateChangesRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.SimulateChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.SchedulingService/ReplayDecisions',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ReplayDecisionsRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_scheduling__service__pb2.ReplayDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

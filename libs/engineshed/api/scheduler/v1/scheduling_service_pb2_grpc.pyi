@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SchedulingServiceStub:
-    """SchedulingService explains what the scheduler decides."""
+    """SchedulingService explains what the scheduler decides, and what it would decide."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,10 +40,23 @@ class SchedulingServiceStub:
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
     """
+    SimulateChanges: _grpc.UnaryUnaryMultiCallable[_scheduling_service_pb2.SimulateChangesRequest, _scheduling_service_pb2.SimulateChangesResponse]
+    """SimulateChanges answers what would move and who would wait if the fleet or its endpoints were
+    otherwise than they are now. It changes nothing: the same decisions are made on a copy, in
+    which replicas become ready and drain at once.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND (NODE_NOT_FOUND, ENDPOINT_NOT_FOUND).
+    """
+    ReplayDecisions: _grpc.UnaryStreamMultiCallable[_scheduling_service_pb2.ReplayDecisionsRequest, _scheduling_service_pb2.ReplayDecisionsResponse]
+    """ReplayDecisions decides all over again what was decided in the past, on the same inputs, and
+    compares. It streams how far it is; the last message has the result.
+
+    Errors: INVALID_ARGUMENT.
+    """
 
 @_typing.type_check_only
 class SchedulingServiceAsyncStub(SchedulingServiceStub):
-    """SchedulingService explains what the scheduler decides."""
+    """SchedulingService explains what the scheduler decides, and what it would decide."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExplainEndpoint: _aio.UnaryUnaryMultiCallable[_scheduling_service_pb2.ExplainEndpointRequest, _scheduling_service_pb2.ExplainEndpointResponse]  # type: ignore[assignment]
@@ -53,9 +66,22 @@ class SchedulingServiceAsyncStub(SchedulingServiceStub):
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
     """
+    SimulateChanges: _aio.UnaryUnaryMultiCallable[_scheduling_service_pb2.SimulateChangesRequest, _scheduling_service_pb2.SimulateChangesResponse]  # type: ignore[assignment]
+    """SimulateChanges answers what would move and who would wait if the fleet or its endpoints were
+    otherwise than they are now. It changes nothing: the same decisions are made on a copy, in
+    which replicas become ready and drain at once.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND (NODE_NOT_FOUND, ENDPOINT_NOT_FOUND).
+    """
+    ReplayDecisions: _aio.UnaryStreamMultiCallable[_scheduling_service_pb2.ReplayDecisionsRequest, _scheduling_service_pb2.ReplayDecisionsResponse]  # type: ignore[assignment]
+    """ReplayDecisions decides all over again what was decided in the past, on the same inputs, and
+    compares. It streams how far it is; the last message has the result.
+
+    Errors: INVALID_ARGUMENT.
+    """
 
 class SchedulingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """SchedulingService explains what the scheduler decides."""
+    """SchedulingService explains what the scheduler decides, and what it would decide."""
 
     @_abc_1.abstractmethod
     def ExplainEndpoint(
@@ -68,6 +94,31 @@ class SchedulingServiceServicer(metaclass=_abc_1.ABCMeta):
         callers of its organization who are operators, too.
 
         Errors: NOT_FOUND (ENDPOINT_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def SimulateChanges(
+        self,
+        request: _scheduling_service_pb2.SimulateChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduling_service_pb2.SimulateChangesResponse, _abc.Awaitable[_scheduling_service_pb2.SimulateChangesResponse]]:
+        """SimulateChanges answers what would move and who would wait if the fleet or its endpoints were
+        otherwise than they are now. It changes nothing: the same decisions are made on a copy, in
+        which replicas become ready and drain at once.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND (NODE_NOT_FOUND, ENDPOINT_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def ReplayDecisions(
+        self,
+        request: _scheduling_service_pb2.ReplayDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scheduling_service_pb2.ReplayDecisionsResponse], _abc.AsyncIterator[_scheduling_service_pb2.ReplayDecisionsResponse]]:
+        """ReplayDecisions decides all over again what was decided in the past, on the same inputs, and
+        compares. It streams how far it is; the last message has the result.
+
+        Errors: INVALID_ARGUMENT.
         """
 
 def add_SchedulingServiceServicer_to_server(servicer: SchedulingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
