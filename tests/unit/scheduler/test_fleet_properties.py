@@ -275,6 +275,11 @@ class Fleet(RuleBasedStateMachine):
         assert _indexes(self.world.view) == _indexes(rebuilt)
 
     @invariant()
+    def a_view_of_the_same_states_has_the_same_indexes(self) -> None:
+        view = self.world.view
+        assert _indexes(View.of(view.endpoints, view.nodes, view.reports)) == _indexes(view)
+
+    @invariant()
     def time_goes_on_within_a_replica(self) -> None:
         latest: dict[str, object] = {}
         for _, event, _ in self.world.log:

@@ -70,6 +70,28 @@ class View:
         self._finished: set[str] = set()
         self._stopped: dict[str, datetime] = {}
 
+    @classmethod
+    def of(
+        cls,
+        endpoints: Mapping[str, Endpoint],
+        nodes: Mapping[str, Node],
+        reports: Mapping[str, frozenset[int]],
+    ) -> "View":
+        """Return a view of these states, by id, and of what agents have said (`reports`).
+
+        Endpoints that pause may wait for `wake_due` once more; all else is as if their events had
+        been folded.
+        """
+        view = cls()
+        for node in nodes.values():
+            view._index_node(None, node)
+        for endpoint in endpoints.values():
+            view.endpoints[endpoint.endpoint_id] = endpoint
+            view._index_endpoint(None, endpoint)
+        for node_id, foreign in reports.items():
+            view.note_report(node_id, foreign)
+        return view
+
     def apply(self, stream: str, event: object, at: datetime) -> None:
         """Fold one event of `stream`, recorded at `at`."""
         aggregate, _, object_id = stream.partition("/")
@@ -128,6 +150,11 @@ class View:
         if self._foreign.get(node_id) != frozenset(foreign):
             self._foreign[node_id] = frozenset(foreign)
             self._index_room(node_id)
+
+    @property
+    def reports(self) -> Mapping[str, frozenset[int]]:
+        """The heard nodes whose agents have said what they run, with their foreign GPUs."""
+        return MappingProxyType(self._foreign)
 
     def unreported(self) -> Iterator[str]:
         """Yield the heard nodes whose agents have not yet said what they run."""
