@@ -1,12 +1,14 @@
 """The control side of one replica's front: asked again and again how it is."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
 import grpc
 import structlog
 
+from engineshed.agent.domain.load import Answer, FrontLoad
 from engineshed.api.replica.v1 import replica_service_pb2 as replica_pb
 from engineshed.api.replica.v1.replica_service_pb2_grpc import ReplicaServiceStub
 from engineshed.rpc import open_channel
@@ -42,6 +44,7 @@ class Front:
         self._channel = open_channel(address, secret, "agent", tls=tls)
         self._stub = ReplicaServiceStub(self._channel)
         self._answer = replica_pb.GetStatusResponse()
+        self._load: FrontLoad | None = None
         self._missed = 0
         self._hurry = asyncio.Event()
         self._asking = asyncio.create_task(self._ask_for_ever())
@@ -55,6 +58,16 @@ class Front:
     def in_flight(self) -> int:
         """How many requests it had when it last answered."""
         return self._answer.in_flight
+
+    @property
+    def in_flight_seconds(self) -> float:
+        """How long all its requests together have been in flight; 0 before its first answer."""
+        return self._load.in_flight_seconds(time.monotonic()) if self._load else 0.0
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Since when it has no request, 0 if it has some; None: it does not say, or not now."""
+        return self._load.idle_seconds(time.monotonic()) if self._load else None
 
     @property
     def missed(self) -> int:
@@ -95,6 +108,7 @@ class Front:
             self._missed = 0
             known = (self.state, self.in_flight)
             self._answer = answer
+            self._load = _load_after(self._load, answer)
             if known != (self.state, self.in_flight):
                 self._changed()
             await self._pause(calm=answer.state.phase in _CALM)
@@ -117,3 +131,9 @@ class Front:
         self._missed += 1
         log.warning("front_silent", replica_id=self._replica_id, missed=self._missed, reason=reason)
         self._changed()
+
+
+def _load_after(known: FrontLoad | None, said: replica_pb.GetStatusResponse) -> FrontLoad:
+    idle = said.idle_age.ToNanoseconds() / 1e9 if said.HasField("idle_age") else None
+    answer = Answer(time.monotonic(), said.in_flight_seconds, idle, busy=said.in_flight > 0)
+    return known.after(answer) if known else FrontLoad(answer, answer)

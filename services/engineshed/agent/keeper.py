@@ -116,6 +116,9 @@ class Keeper:
             base.url = said.http_url
             base.progress, base.progress_message = said.progress, said.progress_message
             base.in_flight = self._watch.in_flight
+            base.in_flight_seconds = self._watch.in_flight_seconds
+            if (idle := self._watch.idle_seconds) is not None:
+                base.idle_age.CopyFrom(report.seconds(idle))
         elif self._preparation is not None:
             base.progress, base.progress_message = self._progress.fraction, self._progress.message
         return report.status(base, record.state, self._age(), self._watch.failure)
@@ -242,8 +245,7 @@ class Keeper:
         if running and self._goal is Goal.DRAIN and record.draining_since is None:
             record = replace(record, draining_since=uptime())
         await self._remember(record)
-        news = self.status()
-        news.ClearField("state_age")
+        news = report.without_times(self.status())
         if news != self._told:
             self._told = news
             self._changed()

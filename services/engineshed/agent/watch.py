@@ -44,6 +44,16 @@ class Watch:
         return self._front.in_flight if self._front else 0
 
     @property
+    def in_flight_seconds(self) -> float:
+        """How long all its requests together have been in flight; 0 until it was asked."""
+        return self._front.in_flight_seconds if self._front else 0.0
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Since when it has no request, 0 if it has some; None while that cannot be told."""
+        return self._front.idle_seconds if self._front else None
+
+    @property
     def missed_polls(self) -> int:
         """How many questions in a row it left unanswered."""
         return self._front.missed if self._front else 0

@@ -98,6 +98,16 @@ class Front:
         """How many requests it has now."""
         return self._admission.in_flight
 
+    @property
+    def in_flight_seconds(self) -> float:
+        """How long all its requests together have been in flight."""
+        return self._admission.in_flight_seconds
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Since when it has no request, or is ready; None before that, 0 while it has some."""
+        return self._admission.idle_seconds
+
     def drain(self) -> None:
         """Take no more requests; those in flight go on."""
         self._draining = True

@@ -55,6 +55,16 @@ class Controls(Protocol):
         """How many requests it has now."""
         ...
 
+    @property
+    def in_flight_seconds(self) -> float:
+        """How long all its requests together have been in flight."""
+        ...
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Since when it has no request, or is ready; None before that, 0 while it has some."""
+        ...
+
     def drain(self) -> None:
         """Take no more requests."""
         ...
@@ -75,10 +85,15 @@ class ReplicaServicer(rpc.ReplicaServiceServicer):
         self, request: pb.GetStatusRequest, context: Context
     ) -> pb.GetStatusResponse:
         """Return what the replica is doing."""
+        controls = self._controls
         response = pb.GetStatusResponse(
-            state=self._controls.state, in_flight=self._controls.in_flight
+            state=controls.state,
+            in_flight=controls.in_flight,
+            in_flight_seconds=controls.in_flight_seconds,
         )
         response.uptime.FromNanoseconds(int((time.monotonic() - self._started) * 1e9))
+        if (idle := controls.idle_seconds) is not None:
+            response.idle_age.FromNanoseconds(round(idle * 1e9))
         return response
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:

@@ -2,8 +2,8 @@
 
 It speaks ReplicaService as the real one does and serves nothing. It says what it does by the words
 in its routing key (`crash-loading`, `fail-loading`, `drain-end`, `fail-end`, `slow-end`), and has
-as many requests as the file `in_flight` in its folder says. Its "Triton" is a child in a session of
-its own.
+as many requests as the file `in_flight` in its folder says; if it has none, since as many seconds
+as the file `idle` says. Its "Triton" is a child in a session of its own.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
 
 from engineshed import processes
 from engineshed.api.replica.v1 import replica_service_pb2 as pb
@@ -52,12 +53,18 @@ class StandInFront(ReplicaServiceServicer):
         self, request: pb.GetStatusRequest, context: Context
     ) -> pb.GetStatusResponse:
         await self._authenticate(context)
-        return pb.GetStatusResponse(state=self._state, in_flight=self._in_flight())
+        in_flight = self._number("in_flight")
+        return pb.GetStatusResponse(
+            state=self._state,
+            in_flight=in_flight,
+            in_flight_seconds=self._number("in_flight_seconds"),
+            idle_age=Duration(seconds=0 if in_flight else self._number("idle")),
+        )
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         await self._authenticate(context)
         self.say(phase=pb.PHASE_DRAINING)
-        return pb.DrainResponse(in_flight=self._in_flight())
+        return pb.DrainResponse(in_flight=self._number("in_flight"))
 
     async def GetMetrics(
         self, request: pb.GetMetricsRequest, context: Context
@@ -69,8 +76,8 @@ class StandInFront(ReplicaServiceServicer):
         if metadata.get("authorization") != f"Bearer {self.spec.secret}":
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "not the replica's secret")
 
-    def _in_flight(self) -> int:
-        file = self._directory / "in_flight"
+    def _number(self, name: str) -> int:
+        file = self._directory / name
         return int(file.read_text()) if file.exists() else 0
 
 

@@ -63,6 +63,35 @@ async def test_what_a_front_says_is_known_soon(front: Front, process: Process) -
     await eventually(lambda: front.state is not None and front.state.phase == pb.PHASE_DRAINING)
 
 
+async def test_what_a_front_says_of_its_load_is_passed_on_while_it_answers(
+    front: Front, process: Process
+) -> None:
+    (process.directory / "in_flight_seconds").write_text("70")
+    (process.directory / "idle").write_text("1000")
+    await eventually(lambda: (front.idle_seconds or 0) > 1000)
+    await eventually(lambda: front.in_flight_seconds == 70)
+
+    process.process.send_signal(signal.SIGSTOP)
+    await eventually(lambda: front.idle_seconds is None)
+    assert front.in_flight_seconds == 70
+
+    process.process.send_signal(signal.SIGCONT)
+    await eventually(lambda: front.idle_seconds is not None)
+
+
+async def test_that_a_front_is_idle_for_longer_is_no_news(process: Process) -> None:
+    news: list[None] = []
+    front = Front(REPLICA, await process.address(), "the-secret", lambda: news.append(None))
+    await eventually(lambda: front.state is not None and front.state.phase == pb.PHASE_READY)
+    heard = len(news)
+
+    (process.directory / "idle").write_text("1000")
+    await eventually(lambda: (front.idle_seconds or 0) > 1000)
+    await front.close()
+
+    assert len(news) == heard
+
+
 async def test_questions_in_a_row_that_stay_unanswered_are_counted(
     front: Front, process: Process
 ) -> None:

@@ -101,6 +101,32 @@ async def test_requests_in_flight_are_reported(host: Host) -> None:
     await eventually(lambda: host.scheduler.reports[-1].replicas[0].in_flight == 3)
 
 
+async def test_how_long_requests_took_and_since_when_there_is_none_is_reported(
+    host: Host, scheduler: ScriptedScheduler
+) -> None:
+    replica = a_replica(host.checkpoint())
+    scheduler.want(replica)
+    host.start_agent()
+    await host.until(replica, Replica.STATE_READY)
+    folder = host.folder(replica)
+    (folder / "idle").write_text("1000")
+    (folder / "in_flight_seconds").write_text("70")
+
+    await eventually(lambda: scheduler.reports[-1].replicas[0].in_flight_seconds == 70)
+    await eventually(lambda: scheduler.reports[-1].replicas[0].idle_age.ToNanoseconds() > 1e12)
+
+    (folder / "in_flight").write_text("3")
+    await eventually(lambda: scheduler.reports[-1].replicas[0].in_flight == 3)
+    busy = scheduler.reports[-1].replicas[0]
+    assert busy.HasField("idle_age")
+    assert busy.idle_age.ToNanoseconds() == 0
+
+    processes.send_signal(host.front(replica), signal.SIGSTOP)
+    await eventually(lambda: not scheduler.reports[-1].replicas[0].HasField("idle_age"))
+    assert scheduler.reports[-1].replicas[0].in_flight_seconds == 70
+    processes.send_signal(host.front(replica), signal.SIGCONT)
+
+
 async def test_replicas_of_one_engine_share_its_build(host: Host) -> None:
     checkpoint = host.checkpoint(gate=True)
     replicas = [a_replica(checkpoint, gpu=gpu) for gpu in range(3)]

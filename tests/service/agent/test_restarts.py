@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import json_format
 
 from engineshed import processes
-from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica
+from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaStatus
 from engineshed.api.replica.v1.replica_service_pb2 import ReplicaState
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 
@@ -67,6 +67,25 @@ async def test_a_replica_outlives_its_agent_and_is_adopted(
     assert host.front(replica) == front
     assert after.url == before.url
     assert {hello.node_id for hello in scheduler.hellos} == {scheduler.hellos[0].node_id}
+
+
+async def test_an_adopted_replica_has_the_load_that_its_front_tells(
+    host: Host, scheduler: ScriptedScheduler
+) -> None:
+    replica = await a_ready_replica(host)
+    (host.folder(replica) / "in_flight_seconds").write_text("70")
+    (host.folder(replica) / "idle").write_text("1000")
+    host.end_agent()
+    told = len(scheduler.reports)
+    host.start_agent()
+
+    def reports() -> list[ReplicaStatus]:
+        return [report.replicas[0] for report in scheduler.reports[told:]]
+
+    await eventually(lambda: any(report.HasField("idle_age") for report in reports()))
+    known = next(report for report in reports() if report.HasField("idle_age"))
+    assert known.in_flight_seconds == 70
+    assert known.idle_age.ToNanoseconds() >= 1e12
 
 
 async def test_an_adopted_replica_can_be_drained_and_ended(host: Host) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from engineshed.api.replica.v1.replica_service_pb2 import (
     DrainRequest,
@@ -21,6 +22,10 @@ from .fronts import DEADLINE, MANIFEST, Front, few, write_echo_engine
 LONG = {"max_tokens": 350, "temperature": 0}
 
 
+def seconds(duration: Duration) -> float:
+    return duration.ToNanoseconds() / 1e9
+
+
 async def test_its_agent_asks_for_status_and_metrics(front: Front) -> None:
     async with front.control() as control:
         status = await control.GetStatus(GetStatusRequest())
@@ -31,6 +36,44 @@ async def test_its_agent_asks_for_status_and_metrics(front: Front) -> None:
     assert status.uptime.ToTimedelta().total_seconds() > 0
     assert "engineshed_replica_requests_in_flight" in metrics.front
     assert "nv_inference_request_success" in metrics.triton
+
+
+async def test_its_agent_hears_how_long_requests_took_and_since_when_there_is_none(
+    start: Start, open_gate: Callable[[], None]
+) -> None:
+    front = await start()
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(DEADLINE):
+        while not front.state.control_address:
+            await asyncio.sleep(0.01)
+    async with front.control() as control:
+        loading = await control.GetStatus(GetStatusRequest())
+        assert not loading.HasField("idle_age"), "it could not have had a request yet"
+        await front.ready()
+        await front.refusal("/v1/completions", {"prompt": 1})
+        fresh = await control.GetStatus(GetStatusRequest())
+        assert fresh.in_flight_seconds == 0
+        assert seconds(fresh.idle_age) > 0
+
+        came = loop.time()
+        running = [asyncio.create_task(front.complete("x[gate]", **LONG)) for _ in range(3)]
+        await front.in_flight(3)
+        there = loop.time()
+        first = await control.GetStatus(GetStatusRequest())
+        busy = await control.GetStatus(GetStatusRequest())
+        assert (busy.in_flight, seconds(busy.idle_age)) == (3, 0)
+        assert busy.in_flight_seconds > first.in_flight_seconds > 0
+        leaving = loop.time()
+        open_gate()
+        await asyncio.gather(*running)
+        await front.in_flight(0)
+        gone = loop.time()
+        done = await control.GetStatus(GetStatusRequest())
+        assert 3 * (leaving - there) <= done.in_flight_seconds <= 3 * (gone - came)
+        assert 0 < seconds(done.idle_age) <= loop.time() - leaving
+        again = await control.GetStatus(GetStatusRequest())
+        assert again.in_flight_seconds == done.in_flight_seconds
+        assert seconds(again.idle_age) > seconds(done.idle_age)
 
 
 async def test_the_control_side_demands_the_secret(front: Front) -> None:

@@ -12,7 +12,7 @@ from engineshed.agent.domain.life import (
     Preparing,
     Running,
 )
-from engineshed.agent.domain.report import State, state_of, status
+from engineshed.agent.domain.report import State, seconds, state_of, status, without_times
 from engineshed.api.agent.v1.agent_service_pb2 import ReplicaStatus
 from engineshed.api.replica.v1 import replica_service_pb2 as pb
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
@@ -97,3 +97,15 @@ def test_an_age_is_never_negative() -> None:
     report = status(ReplicaStatus(), Replica.STATE_READY, -0.5, None)
 
     assert report.state_age.ToMilliseconds() == 0
+
+
+def test_that_time_goes_by_is_no_news() -> None:
+    def told(age: float, in_flight: int = 1) -> ReplicaStatus:
+        base = ReplicaStatus(
+            in_flight=in_flight, in_flight_seconds=10 + age, idle_age=seconds(20 + age)
+        )
+        return status(base, Replica.STATE_READY, age, None)
+
+    assert without_times(told(1)) == without_times(told(2))
+    assert without_times(told(1)) != without_times(told(1, in_flight=2))
+    assert told(1).HasField("idle_age")

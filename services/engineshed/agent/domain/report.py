@@ -72,6 +72,18 @@ def seconds(value: float) -> Duration:
     return duration
 
 
+def without_times(told: agent_pb.ReplicaStatus) -> agent_pb.ReplicaStatus:
+    """Return what of `told` is news when it changes.
+
+    The rest changes by itself as time goes by; it is told whenever something is.
+    """
+    news = agent_pb.ReplicaStatus()
+    news.CopyFrom(told)
+    for field in ("state_age", "in_flight_seconds", "idle_age"):
+        news.ClearField(field)
+    return news
+
+
 def status(
     base: agent_pb.ReplicaStatus, state: State, age: float, failure: Failure | None
 ) -> agent_pb.ReplicaStatus:
