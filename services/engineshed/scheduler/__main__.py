@@ -34,6 +34,7 @@ from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.heard_times import HeardTimes
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.loads import Loads
 from engineshed.scheduler.metrics import FleetMetrics, LeaderMetrics
 from engineshed.scheduler.node_service import NodeServicer
 from engineshed.scheduler.nodes import Nodes
@@ -135,13 +136,15 @@ async def _lead(
     agents = await _expected_agents(journal)
     endpoints, nodes = Endpoints(journal), Nodes(journal)
     routes = Routes(bus, journal, secrets.of)
-    policy = Policy()
+    policy = Policy(target=settings.scale_target)
+    loads = Loads(journal.view, settings.windows)
     reconciler = Reconciler(
         journal,
         endpoints,
         nodes,
         agents,
         routes,
+        loads,
         secrets.of,
         policy=policy,
         lease_s=settings.lease_s,
@@ -161,9 +164,9 @@ async def _lead(
     server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, nodes, agents))
     server.add(
         add_SchedulingServiceServicer_to_server,
-        SchedulingServicer(journal, endpoints, agents, policy),
+        SchedulingServicer(journal, endpoints, agents, loads, policy),
     )
-    observations = Observations(journal, agents, endpoints, nodes)
+    observations = Observations(journal, agents, endpoints, nodes, loads)
     server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
     server.add(add_EventServiceServicer_to_server, EventServicer(store))
     heard = HeardTimes(journal, agents)

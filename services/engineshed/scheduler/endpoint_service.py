@@ -23,7 +23,14 @@ from engineshed.scheduler.calls import (
     page_token,
 )
 from engineshed.scheduler.creation import Creation
-from engineshed.scheduler.domain.commands import Command, Delete, Restart, Rollback, Stop
+from engineshed.scheduler.domain.commands import (
+    Command,
+    Delete,
+    Restart,
+    Rollback,
+    Stop,
+    Wake,
+)
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import EndpointNotFoundError
 from engineshed.scheduler.endpoints import Endpoints, read_answer
@@ -150,6 +157,15 @@ class EndpointServicer(EndpointServiceServicer):
         key = once(call, "DeleteEndpoint", request)
         changed = await self._command(endpoint, Delete(request.etag), call, key)
         return pb.DeleteEndpointResponse(endpoint=changed)
+
+    async def WakeEndpoint(
+        self, request: pb.WakeEndpointRequest, context: ServicerContext[Any, Any]
+    ) -> pb.WakeEndpointResponse:
+        """Want a replica for an endpoint that is idle."""
+        call = current_call()
+        endpoint = await self._owned(request.endpoint_id, call.principal)
+        changed = await self._command(endpoint, Wake(), call, None)
+        return pb.WakeEndpointResponse(endpoint=changed)
 
     async def _owned(self, endpoint_id: str, principal: Principal) -> Endpoint:
         found = await self._endpoints.get(endpoint_id)

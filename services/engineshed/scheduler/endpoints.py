@@ -7,7 +7,7 @@ from typing import cast
 
 from engineshed.eventstore import Idempotency, Metadata, RecordedEvent
 from engineshed.runtime import utc_now
-from engineshed.scheduler.domain import decide, endpoint
+from engineshed.scheduler.domain import decide, evolve
 from engineshed.scheduler.domain.commands import Command, Create
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent
 from engineshed.scheduler.domain.errors import EndpointNotFoundError
@@ -115,5 +115,5 @@ def _fold(history: Iterable[RecordedEvent]) -> Endpoint | None:
     state: Endpoint | None = None
     for recorded in history:
         event = cast("EndpointEvent", recorded.event)
-        state = endpoint.evolve(state, event, recorded.recorded_at)
+        state = evolve.evolve(state, event, recorded.recorded_at)
     return state

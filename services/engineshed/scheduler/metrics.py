@@ -1,21 +1,31 @@
 """What the scheduler measures: whether it leads, the fleet, and how it decides."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from engineshed.eventstore import Leadership
 from engineshed.scheduler.agents import Agents
+from engineshed.scheduler.domain.autoscale import Scale
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointState
 from engineshed.scheduler.domain.node import Node, NodeState
-from engineshed.scheduler.domain.plan import Assign, Decision
+from engineshed.scheduler.domain.plan import Assign, Decision, Postpone
+from engineshed.scheduler.domain.reclaim import Reclaim
 from engineshed.scheduler.domain.replica import ReplicaState
 from engineshed.scheduler.domain.view import View, queue_key
 from engineshed.telemetry import Outcomes, counter, durations, gauge
 
 _KIND = ("region", "gpu_type")
+
+_NAMES: Final[Mapping[type[Decision], str]] = {
+    Assign: "assign",
+    Postpone: "postpone",
+    Reclaim: "reclaim",
+    Scale: "scale",
+}
 
 
 class LeaderMetrics(Collector):
@@ -101,20 +111,19 @@ class PlanMetrics(Collector):
         self.durations = durations(
             "engineshed_scheduler_plan_duration_seconds", "One pass over the queues that changed."
         )
-        self._decisions = Outcomes("assign", "postpone")
+        self._decisions = Outcomes(*_NAMES.values())
 
     def note(self, decisions: Iterable[Decision]) -> None:
         """Take note of what a plan says."""
-        self._decisions.update(
-            "assign" if isinstance(one, Assign) else "postpone" for one in decisions
-        )
+        self._decisions.update(_NAMES[type(one)] for one in decisions)
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics."""
         yield from self.durations.collect()
         yield counter(
             "engineshed_scheduler_decisions",
-            "Decisions: GPUs assigned to an endpoint, or why it waits.",
+            "Decisions: GPUs assigned to an endpoint, why it waits, replicas reclaimed from it, "
+            "how many it should have.",
             self._decisions,
             ("kind",),
         )

@@ -17,6 +17,7 @@ from engineshed.scheduler.domain.replica import ReplicaState
 from engineshed.scheduler.domain.report import reported
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal, together
+from engineshed.scheduler.loads import Loads
 from engineshed.scheduler.nodes import Nodes
 
 # How long a replica must be missing from what its agent says until it counts as gone.
@@ -37,12 +38,13 @@ class Observations:
     """Records what agents say."""
 
     def __init__(
-        self, journal: Journal, agents: Agents, endpoints: Endpoints, nodes: Nodes
+        self, journal: Journal, agents: Agents, endpoints: Endpoints, nodes: Nodes, loads: Loads
     ) -> None:
         self._journal = journal
         self._agents = agents
         self._endpoints = endpoints
         self._nodes = nodes
+        self._loads = loads
 
     async def greet(self, hello: Hello) -> None:
         """Record that a node has joined, returned or changed."""
@@ -76,6 +78,7 @@ class Observations:
             return  # a newer connection knows better
         self._agents.note(node_id, status)
         view.note_report(node_id, self._foreign_gpus(node_id, status))
+        self._loads.note(node_id, status, now)
         if view.changes:
             self._journal.changed.set()
         await together(self._endpoints.act(one, report) for one, report in reports)

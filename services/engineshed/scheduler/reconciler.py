@@ -8,7 +8,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, assert_never
 
 import structlog
 
@@ -17,16 +17,29 @@ from engineshed.errors import DomainError, Kind
 from engineshed.eventstore import NotLeaderError
 from engineshed.runtime import utc_now
 from engineshed.scheduler.agents import Agents
-from engineshed.scheduler.domain.commands import Leave, Lose, Place, Placement, Report, Wait
+from engineshed.scheduler.domain import commands
+from engineshed.scheduler.domain.autoscale import Scale
+from engineshed.scheduler.domain.commands import (
+    Autoscale,
+    Command,
+    Leave,
+    Lose,
+    Place,
+    Placement,
+    Report,
+    Wait,
+)
 from engineshed.scheduler.domain.desired import SecretOf, desired_replicas
 from engineshed.scheduler.domain.failure import NODE_REMOVED
 from engineshed.scheduler.domain.node import Miss, NodeState
-from engineshed.scheduler.domain.plan import Assign, Decision, plan
+from engineshed.scheduler.domain.plan import Assign, Decision, Postpone, plan
+from engineshed.scheduler.domain.reclaim import Reclaim
 from engineshed.scheduler.domain.replica import ReplicaState
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import Changes
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal, together
+from engineshed.scheduler.loads import Loads
 from engineshed.scheduler.metrics import PlanMetrics
 from engineshed.scheduler.nodes import Nodes
 from engineshed.scheduler.routes import Routes
@@ -54,6 +67,7 @@ class Reconciler:
         nodes: Nodes,
         agents: Agents,
         routes: Routes,
+        loads: Loads,
         secret_of: SecretOf,
         *,
         policy: Policy,
@@ -65,6 +79,7 @@ class Reconciler:
         self._nodes = nodes
         self._agents = agents
         self._routes = routes
+        self._loads = loads
         self._secret_of = secret_of
         self._policy = policy
         self._lease_s = lease_s
@@ -108,10 +123,12 @@ class Reconciler:
         now = utc_now()
         self._settle()
         self._journal.view.wake_due(now)
+        self._todo.queues |= self._loads.reclaimable(now)
         self._look()
         async with self._journal.placing:
             with self.metrics.durations.time():
-                decisions = plan(self._journal.view, self._todo.queues, self._policy, now)
+                view, signals = self._journal.view, self._loads.take(self._todo.queues, now)
+                decisions = plan(view, self._todo.queues, self._policy, now, signals)
             self.metrics.note(decisions)
             await self._record(decisions)
         self._todo.queues.clear()
@@ -187,14 +204,24 @@ class Reconciler:
         await together(self._record_one(decision) for decision in decisions)
 
     async def _record_one(self, decision: Decision) -> None:
-        if isinstance(decision, Assign):
-            placements = tuple(
-                Placement(ids.new(ids.REPLICA), spot.node_id, spot.gpus, spot.why)
-                for spot in decision.spots
-            )
-            await self._endpoints.act(decision.endpoint_id, Place(placements, decision.deployment))
-        elif self._settled:
-            await self._endpoints.act(decision.endpoint_id, Wait(decision.reason))
+        match decision:
+            case Assign():
+                placements = tuple(
+                    Placement(ids.new(ids.REPLICA), spot.node_id, spot.gpus, spot.why)
+                    for spot in decision.spots
+                )
+                command: Command = Place(placements, decision.deployment)
+            case Postpone():
+                if not self._settled:
+                    return
+                command = Wait(decision.reason)
+            case Reclaim():
+                command = commands.Reclaim(decision.replica_ids)
+            case Scale():
+                command = Autoscale(decision.replicas, decision.why)
+            case _:
+                assert_never(decision)
+        await self._endpoints.act(decision.endpoint_id, command)
 
     async def _tell(self) -> None:
         """Tell gateways first, then nodes.

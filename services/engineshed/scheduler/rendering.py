@@ -50,10 +50,8 @@ def endpoint_message(
         gpu_type=endpoint.gpu_type,
         gpu_count=endpoint.gpu_count,
         region=endpoint.region,
-        scaling=api.Scaling(
-            min_replicas=endpoint.scaling.min_replicas,
-            max_replicas=endpoint.scaling.max_replicas,
-        ),
+        scaling=endpoint.scaling.message(),
+        wanted_replicas=endpoint.wanted,
         serving=endpoint.serving.message(),
         enabled=endpoint.enabled,
         state=api.Endpoint.State.ValueType(status.state),
@@ -61,7 +59,7 @@ def endpoint_message(
         degraded=status.degraded,
         routing_key=endpoint.routing_key,
         replicas=[
-            _replica(replica, agents)
+            _replica(endpoint, replica, agents)
             for replica in endpoint.replicas
             if replica.ended_at is None or now - replica.ended_at <= ENDED_SHOWN
         ],
@@ -124,14 +122,14 @@ def _rollout(endpoint: Endpoint, waits_for: str) -> api.Rollout:
     )
 
 
-def _replica(replica: Replica, agents: Agents | None) -> api.Replica:
+def _replica(endpoint: Endpoint, replica: Replica, agents: Agents | None) -> api.Replica:
     message = api.Replica(
         replica_id=replica.replica_id,
         state=api.Replica.State.ValueType(replica.state),
         state_reason=replica.reason,
         node_id=replica.node_id,
         gpus=replica.gpus,
-        capacity=replica.capacity,
+        capacity=endpoint.capacity_of(replica),
         engine_digest=replica.engine_digest,
         engine_backend=replica.engine_backend,
         create_time=to_timestamp(replica.placed_at),

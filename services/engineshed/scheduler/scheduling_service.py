@@ -1,5 +1,6 @@
 """SchedulingService over gRPC."""
 
+from datetime import datetime
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -11,11 +12,14 @@ from engineshed.eventstore import RecordedEvent
 from engineshed.rpc import current_call
 from engineshed.runtime import to_timestamp, utc_now
 from engineshed.scheduler.agents import Agents
+from engineshed.scheduler.domain.autoscale import why_kept
+from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.explain import Wait, explain_wait
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.endpoint_service import require_owner
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.loads import Loads
 from engineshed.scheduler.rendering import endpoint_message
 
 
@@ -23,11 +27,17 @@ class SchedulingServicer(SchedulingServiceServicer):
     """Interceptors validate the request and give errors their status before and after this."""
 
     def __init__(
-        self, journal: Journal, endpoints: Endpoints, agents: Agents, policy: Policy
+        self,
+        journal: Journal,
+        endpoints: Endpoints,
+        agents: Agents,
+        loads: Loads,
+        policy: Policy,
     ) -> None:
         self._journal = journal
         self._endpoints = endpoints
         self._agents = agents
+        self._loads = loads
         self._policy = policy
 
     async def ExplainEndpoint(
@@ -52,6 +62,17 @@ class SchedulingServicer(SchedulingServiceServicer):
                 if isinstance(event := recorded.event, ReplicaPlaced) and event.replica_id in shown
             ],
             wait=_wait(wait, in_full=principal.sees_all) if wait else None,
+            scaling=self._scaling(endpoint, now) if endpoint.elastic else None,
+        )
+
+    def _scaling(self, endpoint: Endpoint, now: datetime) -> pb.ScalingExplanation:
+        load, last = self._loads.load_of(endpoint, now), endpoint.autoscaling
+        return pb.ScalingExplanation(
+            target=self._policy.target,
+            load=load.message(endpoint.endpoint_id) if load else None,
+            last=last.why,
+            last_time=to_timestamp(last.at) if last.at else None,
+            reason=why_kept(endpoint, load, self._policy),
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from engineshed.eventstore.settings import StoreSettings
+from engineshed.scheduler.domain.load_history import Windows
 
 
 class SchedulerSettings(StoreSettings):
@@ -36,6 +37,25 @@ class SchedulerSettings(StoreSettings):
         '"36:00:00" or a number of seconds; 0: for ever.',
     )
 
+    scale_target: float = Field(
+        default=8.0,
+        gt=0,
+        description="Requests in flight that each replica should have on average, where "
+        "max_replicas lets load decide how many run.",
+    )
+    scale_up_window_s: float = Field(
+        default=15.0, gt=0, description="Seconds of load throughout which a replica is added."
+    )
+    scale_down_window_s: float = Field(
+        default=300.0, gt=0, description="Seconds without load after which a replica is taken away."
+    )
+    reclaim_idle_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds without a request after which a replica beyond min_replicas may have "
+        "to make room for reserved ones of another endpoint.",
+    )
+
     log_retention: timedelta | None = Field(
         default=None,
         ge=timedelta(hours=1),
@@ -47,6 +67,15 @@ class SchedulerSettings(StoreSettings):
     @classmethod
     def _read_seconds(cls, value: object) -> object:
         return float(value) if isinstance(value, str) and _is_number(value) else value
+
+    @property
+    def windows(self) -> Windows:
+        """How far autoscaling looks back."""
+        return Windows(
+            up=timedelta(seconds=self.scale_up_window_s),
+            down=timedelta(seconds=self.scale_down_window_s),
+            reclaim=timedelta(seconds=self.reclaim_idle_s),
+        )
 
     @property
     def drain_timeout(self) -> timedelta:

@@ -18,11 +18,14 @@ from engineshed.scheduler.domain.admission import admit, most_replicas_of
 from engineshed.scheduler.domain.commands import Redeployment, Update
 from engineshed.scheduler.domain.endpoint import Endpoint, Strategy
 from engineshed.scheduler.domain.errors import CheckpointNotReadyError, ImmutableFieldError
+from engineshed.scheduler.domain.scaling import scaling_of
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
 
 _MIN: Final = "scaling.min_replicas"
 _MAX: Final = "scaling.max_replicas"
+_IDLE: Final = "scaling.idle_after"
+_WAKE: Final = "scaling.wake_timeout"
 _SERVING: Final = ("serving.max_context", "serving.precision", "serving.quantization")
 _DEPLOYMENT: Final = ("checkpoint_id", "gpu_count", "gpu_type", *_SERVING)
 _CHANGEABLE: Final = (
@@ -32,6 +35,8 @@ _CHANGEABLE: Final = (
     "scaling",
     _MIN,
     _MAX,
+    _IDLE,
+    _WAKE,
     "serving",
     *_DEPLOYMENT,
 )
@@ -114,7 +119,7 @@ def paths_of(request: UpdateEndpointRequest) -> frozenset[str]:
     if unknown := sorted(paths.difference(_CHANGEABLE)):
         raise _refusal(unknown)
     if "scaling" in paths:
-        paths |= {_MIN, _MAX}
+        paths |= {_MIN, _MAX, _IDLE, _WAKE}
     if "serving" in paths:
         paths |= set(_SERVING)
     for path in ("checkpoint_id", "gpu_type"):
@@ -125,14 +130,16 @@ def paths_of(request: UpdateEndpointRequest) -> frozenset[str]:
 
 def read_update(request: UpdateEndpointRequest, paths: frozenset[str]) -> Update:
     """Return the command, but for the deployment; what `paths` does not name stays as it is."""
-    new = request.endpoint
+    new, scaling = request.endpoint, scaling_of(request.endpoint.scaling)
     return Update(
         etag=request.etag,
         name=new.name if "name" in paths else None,
         description=new.description if "description" in paths else None,
         enabled=new.enabled if "enabled" in paths else None,
-        min_replicas=new.scaling.min_replicas if _MIN in paths else None,
-        max_replicas=new.scaling.max_replicas if _MAX in paths else None,
+        min_replicas=scaling.min_replicas if _MIN in paths else None,
+        max_replicas=scaling.max_replicas if _MAX in paths else None,
+        idle_after=scaling.idle_after if _IDLE in paths else None,
+        wake_timeout=scaling.wake_timeout if _WAKE in paths else None,
     )
 
 

@@ -8,7 +8,6 @@ from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.errors import DomainError, InvalidFieldError, Kind
 from engineshed.scheduler.domain.admission import Admitted, Offer, admit, template_name
-from engineshed.scheduler.domain.endpoint import Scaling
 from engineshed.scheduler.domain.errors import (
     ExceedsFleetError,
     NotInTemplateError,
@@ -16,6 +15,7 @@ from engineshed.scheduler.domain.errors import (
     UnknownRegionError,
 )
 from engineshed.scheduler.domain.replica import Serving
+from engineshed.scheduler.domain.scaling import Scaling
 
 TORCH = frozenset({"torch"})
 CUSTOM = Template(model_name="custom", flavors=[Flavor(flavor_name="base")])
@@ -95,8 +95,7 @@ def test_more_replicas_than_an_empty_fleet_could_hold_exceed_it() -> None:
 @pytest.mark.parametrize(
     ("scaling", "field"),
     [
-        (api.Scaling(min_replicas=0, max_replicas=1), "scaling.min_replicas"),
-        (api.Scaling(max_replicas=2), "scaling.min_replicas"),
+        (api.Scaling(min_replicas=0, max_replicas=0), "scaling.max_replicas"),
         (api.Scaling(min_replicas=2, max_replicas=1), "scaling.max_replicas"),
         (api.Scaling(min_replicas=1), "scaling.max_replicas"),
     ],

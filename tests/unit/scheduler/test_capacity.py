@@ -6,7 +6,7 @@ from tests.unit.scheduler.world import REGISTERED, REGISTERING, World
 from engineshed.scheduler.domain import decide, node
 from engineshed.scheduler.domain.capacity import require_capacity
 from engineshed.scheduler.domain.commands import Create, Stop
-from engineshed.scheduler.domain.endpoint import Endpoint, Scaling
+from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import (
     CapacityUnknownError,
     CheckpointNotReadyError,
@@ -15,6 +15,7 @@ from engineshed.scheduler.domain.errors import (
 from engineshed.scheduler.domain.node import Greet, Inventory
 from engineshed.scheduler.domain.plan import Assign, Spot, plan_newcomer
 from engineshed.scheduler.domain.replica import Checkpoint, Serving
+from engineshed.scheduler.domain.scaling import Scaling
 from engineshed.scheduler.domain.score import Policy
 
 

@@ -12,7 +12,7 @@ from engineshed.scheduler.domain.commands import (
     Update,
     UseCheckpoint,
 )
-from engineshed.scheduler.domain.endpoint import EndpointState, Scaling
+from engineshed.scheduler.domain.endpoint import EndpointState
 from engineshed.scheduler.domain.errors import (
     EndpointNotFoundError,
     EtagMismatchError,
@@ -20,6 +20,7 @@ from engineshed.scheduler.domain.errors import (
     WrongStateError,
 )
 from engineshed.scheduler.domain.replica import ReplicaState
+from engineshed.scheduler.domain.scaling import Scaling
 
 E = EndpointState
 S = ReplicaState
@@ -238,7 +239,7 @@ def test_scaling_up_keeps_what_runs_and_places_more(world: World) -> None:
 @pytest.mark.parametrize(
     ("update", "field"),
     [
-        (Update(min_replicas=0), "scaling.min_replicas"),
+        (Update(min_replicas=0, max_replicas=0), "scaling.max_replicas"),
         (Update(min_replicas=2), "scaling.max_replicas"),
         (Update(name=""), "name"),
     ],

@@ -151,7 +151,7 @@ class TestTheWhy:
             "not_heard": 1,
             "backend": 1,
         }
-        assert spot.why.policy_version == "pack-and-spread-1"
+        assert spot.why.policy_version == "pack-spread-reclaim-1"
 
     def test_it_counts_the_nodes_that_are_full_or_kept(self, world: World) -> None:
         small, large = world.join(gpus=1), world.join(gpus=4)

@@ -30,12 +30,12 @@ Plain = tuple[str, Spots | str]  # an endpoint, and what it gets or waits for
 
 def plain(decisions: list[Decision]) -> list[Plain]:
     """Return decisions as plain values, without the counts of what was turned away."""
-    return [
-        (one.endpoint_id, one.reason)
-        if isinstance(one, Postpone)
-        else (one.endpoint_id, _spots(one))
-        for one in decisions
-    ]
+    plainly: list[Plain] = []
+    for one in decisions:
+        assert isinstance(one, Assign | Postpone), "nothing else is decided without signals"
+        answer = one.reason if isinstance(one, Postpone) else _spots(one)
+        plainly.append((one.endpoint_id, answer))
+    return plainly
 
 
 def _spots(assign: Assign) -> Spots:
@@ -68,18 +68,48 @@ class Reference:
             for endpoint in self.world.view.endpoints.values()
             if endpoint.missing and queue_key(endpoint) == self.key
         ]
-        for endpoint in sorted(waiting, key=lambda one: (one.arrived_at, one.endpoint_id)):
-            if endpoint.retry_at is None or endpoint.retry_at <= self.world.now:
-                yield from self._decide(endpoint)
+        due = [
+            endpoint
+            for endpoint in sorted(waiting, key=lambda one: (one.arrived_at, one.endpoint_id))
+            if endpoint.retry_at is None or endpoint.retry_at <= self.world.now
+        ]
+        first = {one.endpoint_id: list(self._serve(one)) for one in due}
+        for endpoint in due:
+            more = list(self._stretch(endpoint, first[endpoint.endpoint_id]))
+            first[endpoint.endpoint_id] = more
+        # What is given in the second round to whoever had nothing in the first comes last.
+        served = [one for one in due if one.missing_reserved]
+        late = [one for one in due if not one.missing_reserved]
+        for endpoint in (*served, *late):
+            yield from first[endpoint.endpoint_id]
 
-    def _decide(self, endpoint: Endpoint) -> Iterator[Plain]:
-        spots = tuple(self._spots(endpoint))
+    def _serve(self, endpoint: Endpoint) -> Iterator[Plain]:
+        """Give an endpoint what is reserved for it, and keep a node if it does not fit."""
+        reserved = endpoint.missing_reserved
+        if not reserved:
+            return
+        spots = tuple(self._spots(endpoint, reserved, Counter()))
         if spots:
             yield endpoint.endpoint_id, spots
-        if len(spots) == endpoint.missing:
+        if len(spots) == reserved:
             return
         if self.kept is None:
             self.kept = self._nominate(endpoint)
+        yield from self._postponed(endpoint, spots)
+
+    def _stretch(self, endpoint: Endpoint, before: list[Plain]) -> Iterator[Plain]:
+        """Give an endpoint what is left, for what its load adds."""
+        more = endpoint.missing - endpoint.missing_reserved
+        given = [spot for _, spots in before if not isinstance(spots, str) for spot in spots]
+        spots = tuple(self._spots(endpoint, more, Counter(node_id for node_id, *_ in given)))
+        if given or spots:
+            yield endpoint.endpoint_id, (*given, *spots)
+        elif before or not more:
+            yield from before
+        else:
+            yield from self._postponed(endpoint, spots)
+
+    def _postponed(self, endpoint: Endpoint, spots: Spots) -> Iterator[Plain]:
         view = self.world.view
         room = Room(view.pools(self.key), view.cordoned(self.key))
         reason = why_waiting(endpoint, Preferences(endpoint), room)
@@ -87,11 +117,13 @@ class Reference:
         if not spots and waits(endpoint) and not known:
             yield endpoint.endpoint_id, reason
 
-    def _spots(self, endpoint: Endpoint) -> Iterator[tuple[str, tuple[int, ...], Candidates]]:
+    def _spots(
+        self, endpoint: Endpoint, missing: int, new: Counter[str]
+    ) -> Iterator[tuple[str, tuple[int, ...], Candidates]]:
         need = endpoint.placing.gpu_count
-        own = Counter(replica.node_id for replica in endpoint.occupying())
+        own = new + Counter(replica.node_id for replica in endpoint.occupying())
         failures = Counter(failure.node_id for failure in endpoint.failures)
-        for _ in range(endpoint.missing):
+        for _ in range(missing):
             scores = {
                 node_id: -POLICY.per_gpu_left_over * (len(self.free[node_id]) - need)
                 - POLICY.per_own_replica * own[node_id]

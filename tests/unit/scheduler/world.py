@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
-from engineshed.scheduler.domain import decide, node
+from engineshed.scheduler.domain import commands, decide, node
+from engineshed.scheduler.domain.autoscale import Scale
 from engineshed.scheduler.domain.commands import (
+    Autoscale,
     Command,
     Create,
     Leave,
@@ -16,7 +18,7 @@ from engineshed.scheduler.domain.commands import (
     Report,
     Wait,
 )
-from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, Scaling
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent
 from engineshed.scheduler.domain.failure import NODE_REMOVED
 from engineshed.scheduler.domain.node import (
     Greet,
@@ -28,7 +30,9 @@ from engineshed.scheduler.domain.node import (
     Remove,
 )
 from engineshed.scheduler.domain.plan import Assign, Decision, plan
+from engineshed.scheduler.domain.reclaim import Reclaim
 from engineshed.scheduler.domain.replica import Checkpoint, Replica, ReplicaState, Serving
+from engineshed.scheduler.domain.scaling import Scaling
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.domain.view import QueueKey, View
 
@@ -211,7 +215,11 @@ class World:
 
     def carry_out(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
-            if isinstance(decision, Assign):
+            if isinstance(decision, Scale):
+                self.tell(decision.endpoint_id, Autoscale(decision.replicas, decision.why))
+            elif isinstance(decision, Reclaim):
+                self.tell(decision.endpoint_id, commands.Reclaim(decision.replica_ids))
+            elif isinstance(decision, Assign):
                 placements = tuple(
                     Placement(f"rep_{next(self._numbers):04}", spot.node_id, spot.gpus, spot.why)
                     for spot in decision.spots

@@ -11,7 +11,7 @@ from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.errors import FieldError, InvalidFieldError
 from engineshed.scheduler.domain.backends import can_serve, fitting
-from engineshed.scheduler.domain.endpoint import Endpoint, Scaling
+from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import (
     ExceedsFleetError,
     NotInTemplateError,
@@ -19,6 +19,7 @@ from engineshed.scheduler.domain.errors import (
     UnknownRegionError,
 )
 from engineshed.scheduler.domain.replica import Serving
+from engineshed.scheduler.domain.scaling import Scaling, scaling_of
 
 # The template of whatever checkpoint a request names.
 CUSTOM: Final = "custom"
@@ -87,9 +88,7 @@ def admit(
             "checkpoint_id", f"the template {template.model_name} needs the checkpoint to serve"
         )
     flavor = _flavor(request, template)
-    scaling = Scaling(1, 1)
-    if request.HasField("scaling"):
-        scaling = Scaling(request.scaling.min_replicas, request.scaling.max_replicas)
+    scaling = scaling_of(request.scaling) if request.HasField("scaling") else Scaling(1, 1)
     require_scaling(scaling, "scaling")
     region = _region(request, template, flavor, offers)
     offers = [offer for offer in offers if offer.region == region]
@@ -118,8 +117,10 @@ def require_scaling(scaling: Scaling, field: str) -> None:
         InvalidFieldError: it names the bound and what it may be.
 
     """
-    if scaling.min_replicas < 1:
-        raise InvalidFieldError.of(f"{field}.min_replicas", "must be at least 1")
+    if scaling.max_replicas < 1:
+        raise InvalidFieldError.of(
+            f"{field}.max_replicas", "must be at least 1; to have none at all, stop the endpoint"
+        )
     if scaling.max_replicas < scaling.min_replicas:
         raise InvalidFieldError.of(
             f"{field}.max_replicas",
@@ -134,11 +135,12 @@ def require_room(gpu_type: str, gpu_count: int, scaling: Scaling, most: int) -> 
         ExceedsFleetError: it says how much could be had.
 
     """
-    if scaling.min_replicas <= most:
+    least = max(1, scaling.min_replicas)
+    if least <= most:
         return
     message = (
         f"the nodes could never hold more than {most} replicas of {gpu_count} {gpu_type} GPUs "
-        f"each; {scaling.min_replicas} are asked for"
+        f"each; {least} are asked for"
         if most
         else f"no known node has {gpu_count} {gpu_type} GPUs, which one replica needs"
     )

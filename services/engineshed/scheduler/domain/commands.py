@@ -1,12 +1,13 @@
 """What can be asked of an endpoint: by its owner, by the planner, by an agent's report."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
-from engineshed.scheduler.domain.endpoint import Scaling, Strategy
+from engineshed.scheduler.domain.endpoint import Strategy
 from engineshed.scheduler.domain.replica import Checkpoint, ReplicaState, Serving
+from engineshed.scheduler.domain.scaling import Scaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Update:
     enabled: bool | None = None
     min_replicas: int | None = None
     max_replicas: int | None = None
+    idle_after: timedelta | None = None
+    wake_timeout: timedelta | None = None
     most_replicas: int | None = None  # how many the fleet could ever hold
     redeployment: Redeployment = Redeployment()  # admitted already
 
@@ -121,6 +124,26 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Autoscale:
+    """Its load asks for another number of replicas; see `autoscale.py`."""
+
+    replicas: int
+    why: pb.ScalingDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A request has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """Give these opportunistic replicas' GPUs to reserved ones of another endpoint."""
+
+    replica_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What an agent says of one replica."""
 
@@ -162,6 +185,9 @@ Command: TypeAlias = (
     | Fail
     | Place
     | Wait
+    | Autoscale
+    | Wake
+    | Reclaim
     | Report
     | Lose
     | Leave

@@ -12,8 +12,8 @@ from engineshed.scheduler.domain.endpoint import (
     EndpointState,
     Status,
     Strategy,
-    evolve,
 )
+from engineshed.scheduler.domain.evolve import evolve
 from engineshed.scheduler.domain.replica import Replica, ReplicaState
 
 NOT_HEARD: Final = "its node is not heard"
@@ -36,13 +36,12 @@ def of(state: Endpoint, events: Sequence[EndpointEvent], now: datetime) -> list[
 def surplus(state: Endpoint) -> list[Replica]:
     """Return the replicas that should drain now, in the order in which they were placed.
 
-    Those stay that are furthest on their way to serving, then the oldest. One that is to be
-    replaced stays while it serves and its replacement does not; an unheard one stays until enough
-    others are ready: it may be serving all the time.
+    Of too many, those first in `staying` stay. One that is to be replaced stays while it serves
+    and its replacement does not; an unheard one stays until enough others are ready: it may be
+    serving all the time.
     """
     live = [replica for replica in state.replicas if replica.live]
-    current = [replica for replica in live if state.current(replica)]
-    staying = sorted(current, key=lambda replica: -replica.state)[: state.wanted]  # stable
+    staying = state.staying[: state.wanted]
     uncovered = max(0, state.wanted - sum(replica.ready for replica in staying))
     replaced = [replica for replica in live if not state.current(replica) and replica.ready]
     if state.rollout and state.rollout.strategy is Strategy.RECREATE:
@@ -64,7 +63,10 @@ def status_of(state: Endpoint) -> Status:
     if not state.enabled:
         return Status(EndpointState.STOPPING if state.holds_gpus else EndpointState.STOPPED)
     if state.ready:
-        return Status(EndpointState.RUNNING, degraded=state.ready < state.wanted)
+        degraded = state.ready < state.scaling.min_replicas
+        return Status(EndpointState.RUNNING, degraded=degraded)
+    if not state.wanted:
+        return Status(EndpointState.IDLE)
     if not state.placing.checkpoint.digest:
         checkpoint_id = state.placing.checkpoint.checkpoint_id
         reason = f"waiting for checkpoint {checkpoint_id} to be registered"
@@ -77,6 +79,8 @@ def status_of(state: Endpoint) -> Status:
         return Status(EndpointState.PROVISIONING, NOT_HEARD)
     if state.status.state is EndpointState.QUEUED:
         return state.status  # the planner said what it waits for
+    if state.status.state is EndpointState.IDLE:
+        return Status(EndpointState.QUEUED, WAITING_TO_BE_PLACED)
     if state.replicas and state.replicas[-1].state is ReplicaState.FAILED:
         first_line, *_ = state.replicas[-1].reason.splitlines()  # the rest is its log
         return Status(EndpointState.PROVISIONING, f"trying again after {first_line}")
@@ -126,8 +130,8 @@ def _why_draining(state: Endpoint, replica: Replica, events: Sequence[EndpointEv
         return f"replaced by deployment {state.placing.number}"
     if replica.state is ReplicaState.LOST:
         return "replaced while its node was not heard"
-    if any(isinstance(event, pb.EndpointScaled) for event in events):
-        return "scaled down"
+    if any(isinstance(event, pb.EndpointScaled | pb.EndpointAutoscaled) for event in events):
+        return "scaled down" if state.wanted else "idle"
     return "not needed any more"
 
 
@@ -139,6 +143,8 @@ def _announced(state: Endpoint, status: Status) -> EndpointEvent:
             return pb.EndpointProvisioning(endpoint_id=state.endpoint_id, reason=status.reason)
         case EndpointState.RUNNING:
             return pb.EndpointRunning(endpoint_id=state.endpoint_id, degraded=status.degraded)
+        case EndpointState.IDLE:
+            return pb.EndpointIdle(endpoint_id=state.endpoint_id)
         case EndpointState.STOPPED:
             return pb.EndpointStopped(endpoint_id=state.endpoint_id)
         case _:

@@ -16,6 +16,7 @@ from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.errors import InvalidFieldError
 from engineshed.scheduler.domain import admission, consequences, report
 from engineshed.scheduler.domain.commands import (
+    Autoscale,
     Command,
     Create,
     Delete,
@@ -23,6 +24,7 @@ from engineshed.scheduler.domain.commands import (
     Leave,
     Lose,
     Place,
+    Reclaim,
     Redeployment,
     Report,
     Restart,
@@ -31,14 +33,13 @@ from engineshed.scheduler.domain.commands import (
     Update,
     UseCheckpoint,
     Wait,
+    Wake,
 )
 from engineshed.scheduler.domain.endpoint import (
     Endpoint,
     EndpointEvent,
     EndpointState,
-    Scaling,
     Status,
-    evolve,
 )
 from engineshed.scheduler.domain.errors import (
     EndpointNotFoundError,
@@ -46,7 +47,9 @@ from engineshed.scheduler.domain.errors import (
     NothingToRollBackError,
     WrongStateError,
 )
+from engineshed.scheduler.domain.evolve import evolve
 from engineshed.scheduler.domain.replica import Checkpoint, Deployment
+from engineshed.scheduler.domain.scaling import Scaling
 
 
 def decide(state: Endpoint | None, command: Command, now: datetime) -> list[EndpointEvent]:
@@ -93,6 +96,12 @@ def _decide(state: Endpoint | None, command: Command, now: datetime) -> Sequence
             return _place(state, command)
         case Wait():
             return _wait(state, command)
+        case Autoscale():
+            return _autoscale(state, command)
+        case Wake():
+            return _wake(state)
+        case Reclaim():
+            return report.reclaimed(state, command, now)
         case Report():
             return report.reported(state, command, now)
         case Lose():
@@ -115,7 +124,7 @@ def _created(command: Create) -> EndpointEvent:
         gpu_type=command.gpu_type,
         gpu_count=command.gpu_count,
         region=command.region,
-        scaling=_scaling(command.scaling),
+        scaling=command.scaling.message(),
         serving=command.serving.message(),
         routing_key=command.routing_key,
     )
@@ -153,13 +162,15 @@ def _scaled(state: Endpoint, command: Update) -> pb.EndpointScaled | None:
     scaling = Scaling(
         old.min_replicas if command.min_replicas is None else command.min_replicas,
         old.max_replicas if command.max_replicas is None else command.max_replicas,
+        old.idle_after if command.idle_after is None else command.idle_after,
+        old.wake_timeout if command.wake_timeout is None else command.wake_timeout,
     )
     if scaling == old:
         return None
     admission.require_scaling(scaling, "scaling")
     if command.most_replicas is not None and scaling.min_replicas > old.min_replicas:
         admission.require_room(state.gpu_type, state.gpu_count, scaling, command.most_replicas)
-    return pb.EndpointScaled(endpoint_id=state.endpoint_id, scaling=_scaling(scaling))
+    return pb.EndpointScaled(endpoint_id=state.endpoint_id, scaling=scaling.message())
 
 
 def _redeployed(
@@ -252,17 +263,18 @@ def _place(state: Endpoint, command: Place) -> Sequence[EndpointEvent]:
     """Place what is still missing: the endpoint may have changed since it was planned."""
     if command.deployment != state.placing.number:
         return []
+    reserved = state.missing_reserved
     return [
         pb.ReplicaPlaced(
             endpoint_id=state.endpoint_id,
             replica_id=placement.replica_id,
             node_id=placement.node_id,
             gpus=placement.gpus,
-            capacity="reserved",
+            capacity="reserved" if index < reserved else "opportunistic",
             why=placement.why,
             deployment=command.deployment,
         )
-        for placement in command.placements[: state.missing]
+        for index, placement in enumerate(command.placements[: state.missing])
     ]
 
 
@@ -274,11 +286,30 @@ def _wait(state: Endpoint, command: Wait) -> Sequence[EndpointEvent]:
     return [pb.EndpointQueued(endpoint_id=state.endpoint_id, reason=command.reason)]
 
 
+def _autoscale(state: Endpoint, command: Autoscale) -> Sequence[EndpointEvent]:
+    """Want another number, unless what it was decided from is not so any more."""
+    scaling = state.scaling
+    outdated = not state.wanted or state.wanted != command.why.replicas
+    if outdated or not scaling.min_replicas <= command.replicas <= scaling.max_replicas:
+        return []
+    return [
+        pb.EndpointAutoscaled(
+            endpoint_id=state.endpoint_id, replicas=command.replicas, why=command.why
+        )
+    ]
+
+
+def _wake(state: Endpoint) -> Sequence[EndpointEvent]:
+    if state.status.state is not EndpointState.IDLE:
+        return []
+    return [pb.EndpointWoken(endpoint_id=state.endpoint_id)]
+
+
 def _require_alive(state: Endpoint, action: str, *, allowed: str = "") -> None:
     if not state.ended:
         return
     name = state.status.state.name.lower()
-    allowed = allowed or "queued, provisioning, running, stopping or stopped"
+    allowed = allowed or "queued, provisioning, running, idle, stopping or stopped"
     raise WrongStateError(
         f"endpoint {state.endpoint_id} is {name} and cannot {action}; it would have to be "
         f"{allowed}" + ("; it can only be deleted" if name == "failed" else ""),
@@ -304,7 +335,3 @@ def _served(checkpoint: Checkpoint) -> pb.ServedCheckpoint:
         digest=checkpoint.digest,
         location=checkpoint.location,
     )
-
-
-def _scaling(scaling: Scaling) -> api.Scaling:
-    return api.Scaling(min_replicas=scaling.min_replicas, max_replicas=scaling.max_replicas)

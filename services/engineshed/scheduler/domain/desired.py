@@ -48,6 +48,8 @@ def route_of(endpoint: Endpoint, secret_of: SecretOf) -> Route:
         tombstone=status.state is EndpointState.TERMINATED,
     )
     route.create_time.FromDatetime(endpoint.created_at)
+    if endpoint.scaling.min_replicas == 0:
+        route.wake_timeout.FromTimedelta(endpoint.scaling.wake_timeout)
     return route
 
 

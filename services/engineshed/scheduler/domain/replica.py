@@ -96,7 +96,7 @@ class Replica:
     deployment: Deployment
     node_id: str
     gpus: tuple[int, ...]
-    capacity: str
+    capacity: str  # when it was placed; see `Endpoint.capacity_of`
     placed_at: datetime
     changed_at: datetime  # effective time of its last event; no later one is before it
     state: ReplicaState = ReplicaState.PLACED

@@ -10,14 +10,16 @@ from typing import Final, TypeAlias
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.scheduler.domain import failure
-from engineshed.scheduler.domain.commands import Leave, Lose, Report
-from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, evolve
+from engineshed.scheduler.domain.commands import Leave, Lose, Reclaim, Report
+from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent
+from engineshed.scheduler.domain.evolve import evolve
 from engineshed.scheduler.domain.replica import Replica, ReplicaState
 
 # What an agent stopped without being asked was stopped by its host.
 STOPPED_BY_HOST: Final = "STOPPED_BY_HOST"
 
 DRAINED_BY_HOST: Final = "its host drains it"
+RECLAIMED: Final = "reclaimed for reserved capacity of another endpoint"
 
 _Starting: TypeAlias = type[pb.ReplicaFetching | pb.ReplicaBuilding | pb.ReplicaLoading]
 _STARTING: Final[Mapping[ReplicaState, _Starting]] = {
@@ -72,6 +74,19 @@ def leaving(state: Endpoint, command: Leave, now: datetime) -> list[EndpointEven
                 endpoint_id=state.endpoint_id,
                 replica_id=replica.replica_id,
                 reason=command.reason,
+            )
+            event.effective_at.FromDatetime(_effective(replica, now, now))
+            events.append(event)
+    return events
+
+
+def reclaimed(state: Endpoint, command: Reclaim, now: datetime) -> list[EndpointEvent]:
+    """Return which opportunistic replicas give their GPUs to others; those that still are."""
+    events: list[EndpointEvent] = []
+    for replica in state.opportunistic:
+        if replica.replica_id in command.replica_ids:
+            event = pb.ReplicaDraining(
+                endpoint_id=state.endpoint_id, replica_id=replica.replica_id, reason=RECLAIMED
             )
             event.effective_at.FromDatetime(_effective(replica, now, now))
             events.append(event)

@@ -21,12 +21,13 @@ SHOWN: Final = 5  # candidates in a decision's why
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The weights of a choice; `version` names them in every decision."""
+    """The weights of a choice, and what load should be; `version` names them in every decision."""
 
-    version: str = "pack-and-spread-1"
+    version: str = "pack-spread-reclaim-1"
     per_gpu_left_over: float = 1.0
     per_own_replica: float = 1_000.0
     per_failure: float = 10_000.0
+    target: float = 8.0  # requests in flight of each replica, on average
 
 
 @dataclass(frozen=True, slots=True)

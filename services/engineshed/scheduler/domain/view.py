@@ -5,13 +5,13 @@ that are no events (`note_report`). It says in `changes` what has become differe
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
-from engineshed.scheduler.domain import endpoint as endpoints
+from engineshed.scheduler.domain import evolve as endpoints
 from engineshed.scheduler.domain import node as nodes
 from engineshed.scheduler.domain.admission import Offer
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent, EndpointState
@@ -69,6 +69,7 @@ class View:
         self._awaiting: dict[str, set[str]] = {}  # checkpoint: endpoints
         self._finished: set[str] = set()
         self._stopped: dict[str, datetime] = {}
+        self._stretched: set[str] = set()
 
     @classmethod
     def of(
@@ -176,7 +177,7 @@ class View:
         return sum(key == queue for key in self._cordoned.values())
 
     @property
-    def releasing_nodes(self) -> Collection[str]:
+    def releasing_nodes(self) -> Set[str]:
         """The nodes on which replicas drain."""
         return self._releasing.keys()
 
@@ -222,6 +223,16 @@ class View:
             del self._retries[endpoint_id]
             self.changes.queues.add(queue_key(self.endpoints[endpoint_id]))
 
+    def opportunistic(self, key: QueueKey) -> Iterator[tuple[Endpoint, Replica]]:
+        """Yield the replicas on nodes of a queue that reserved ones of other endpoints outrank."""
+        for endpoint_id in sorted(self._stretched):
+            endpoint = self.endpoints[endpoint_id]
+            if endpoint.region != key.region:
+                continue
+            for replica in endpoint.opportunistic:
+                if replica.deployment.gpu_type == key.gpu_type:
+                    yield endpoint, replica
+
     # Endpoints at their beginning and their end.
 
     @property
@@ -266,6 +277,10 @@ class View:
             self._stopped.pop(new.endpoint_id, None)
         else:  # in order: what is recorded later comes later
             self._stopped.setdefault(new.endpoint_id, new.updated_at)
+        if new.wanted > new.scaling.min_replicas:
+            self._stretched.add(new.endpoint_id)
+        else:
+            self._stretched.discard(new.endpoint_id)
         if new.status.state is EndpointState.TERMINATED and not new.holds_gpus:
             self._finished.add(new.endpoint_id)
 
