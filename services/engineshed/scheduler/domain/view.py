@@ -78,10 +78,9 @@ class View:
         nodes: Mapping[str, Node],
         reports: Mapping[str, frozenset[int]],
     ) -> "View":
-        """Return a view of these states, by id, and of what agents have said (`reports`).
+        """Return a view of states and of what agents have said, as if events had been folded.
 
-        Endpoints that pause may wait for `wake_due` once more; all else is as if their events had
-        been folded.
+        But pauses may be over twice (`wake_due`), and what is stopped is so since its last change.
         """
         view = cls()
         for node in nodes.values():
