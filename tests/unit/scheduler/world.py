@@ -1,6 +1,6 @@
 """A scheduler without a scheduler: commands in, facts out, on a clock that only the test moves."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -17,9 +17,11 @@ from engineshed.scheduler.domain.commands import (
     Placement,
     Report,
     Wait,
+    Wake,
 )
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent
 from engineshed.scheduler.domain.failure import NODE_REMOVED
+from engineshed.scheduler.domain.load import Signals
 from engineshed.scheduler.domain.node import (
     Greet,
     Hear,
@@ -75,6 +77,7 @@ class World:
         region: str = "local",
         checkpoint: Checkpoint = REGISTERED,
         serving: Serving = PLAIN,
+        scaling: Scaling | None = None,
     ) -> str:
         endpoint_id = f"ep_{next(self._numbers):04}"
         command = Create(
@@ -88,7 +91,7 @@ class World:
             gpu_type=gpu_type,
             gpu_count=gpus,
             region=region,
-            scaling=Scaling(replicas, replicas),
+            scaling=scaling or Scaling(replicas, replicas),
             serving=serving,
             routing_key=f"bot-{endpoint_id}",
         )
@@ -111,10 +114,27 @@ class World:
         """Return an endpoint whose replicas are all ready."""
         endpoint_id = self.create(gpus, replicas)
         self.plan()
-        for replica in self.live(endpoint_id):
-            self.report(endpoint_id, replica.replica_id, S.READY)
+        self.all_ready(endpoint_id)
         assert self.endpoint(endpoint_id).ready == replicas
         return endpoint_id
+
+    def all_ready(self, endpoint_id: str) -> None:
+        """Let all live replicas of an endpoint be ready."""
+        for replica in self.live(endpoint_id):
+            self.report(endpoint_id, replica.replica_id, S.READY)
+
+    def wake(self, endpoint_id: str) -> None:
+        """Let a request come to an idle endpoint."""
+        self.tell(endpoint_id, Wake())
+
+    def grow(self, endpoint_id: str, *, ready: bool = True) -> Replica:
+        """Let load add a replica, and return it."""
+        wanted = self.endpoint(endpoint_id).wanted
+        self.tell(endpoint_id, Autoscale(wanted + 1, pb.ScalingDecision(replicas=wanted)))
+        self.plan()
+        if ready:
+            self.all_ready(endpoint_id)
+        return self.live(endpoint_id)[-1]
 
     # Agents.
 
@@ -195,13 +215,13 @@ class World:
 
     # The planner.
 
-    def decide(self) -> list[Decision]:
+    def decide(self, idle: Set[str] = frozenset()) -> list[Decision]:
         self.view.wake_due(self.now)
-        return plan(self.view, self.view.queues, Policy(), self.now)
+        return plan(self.view, self.view.queues, Policy(), self.now, Signals(idle=idle))
 
-    def plan(self) -> list[Decision]:
-        """Plan, and carry out what is decided."""
-        decisions = self.decide()
+    def plan(self, idle: Set[str] = frozenset()) -> list[Decision]:
+        """Plan, and carry out what is decided; `idle` replicas may be reclaimed."""
+        decisions = self.decide(idle)
         self.carry_out(decisions)
         return decisions
 
