@@ -10,15 +10,19 @@ from engineshed.gateway.app import Gateway
 from engineshed.gateway.controlplane import control_plane
 from engineshed.gateway.controlplane.clients import Services
 from engineshed.gateway.dataplane import DataPlane
+from engineshed.gateway.dataplane.admission import Admission
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.connections import allow_many
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.fronts import Fronts
+from engineshed.gateway.dataplane.waking import Waking
 from engineshed.gateway.metrics import GatewayMetrics
+from engineshed.gateway.news import News
 from engineshed.gateway.routes import Routes
 from engineshed.gateway.server import serve_http
 from engineshed.gateway.settings import Settings
 from engineshed.gateway.tokens import FreshGrants, introspection
+from engineshed.gateway.wake import wake_over
 from engineshed.rpc import LEADER, open_channel
 from engineshed.runtime import configure_logging, run, supervise
 from engineshed.telemetry import Exposition
@@ -35,8 +39,11 @@ async def serve(stop: asyncio.Event) -> None:
     await asyncio.to_thread(_make_private, copies)
     bus = await Bus.connect(settings.nats_url, name="gateway", tls=settings.tls_to("nats"))
     metrics = GatewayMetrics()
-    routes = Routes(bus, copies / "routes.json", gone=metrics.forget)
-    tokens = KeyValueWatcher(bus, TOKENS, copy=copies / "tokens.json")
+    news = News()
+    routes = Routes(bus, copies / "routes.json", gone=metrics.forget, news=news)
+    tokens = KeyValueWatcher(
+        bus, TOKENS, copy=copies / "tokens.json", on_change=lambda hashed, _: news.tell(hashed)
+    )
     own_token = settings.service_token()
     fronts = Fronts(settings.tls.client_context() if settings.tls else None)
     async with (
@@ -57,14 +64,10 @@ async def serve(stop: asyncio.Event) -> None:
             introspection(catalog),
         )
         services = Services(catalog, scheduler, bus, directory, routes)
+        admission, forwarder = Admission(directory), Forwarder(fronts, Balancer())
+        waking = Waking(routes.entries, admission, forwarder, wake_over(scheduler), news, metrics)
         app = Gateway(
-            DataPlane(
-                routes.entries,
-                directory,
-                Forwarder(fronts, Balancer()),
-                settings.regions,
-                metrics,
-            ),
+            DataPlane(routes.entries, admission, forwarder, waking, settings.regions, metrics),
             control_plane(
                 services,
                 settings.regions,

@@ -26,6 +26,7 @@ _REASONS: Final = (
     "endpoint_not_ready",
     "endpoint_recovering",
     "endpoint_stopped",
+    "endpoint_waking",
     "ending",
     "engine_unavailable",
     "insufficient_scope",
@@ -85,6 +86,10 @@ class GatewayMetrics(Collector):
         """Answers that broke off after their beginning."""
         self.clients_gone = 0
         """Requests whose client left before the end of the answer."""
+        self.held = 0
+        """Requests that wait for their endpoint to have a replica."""
+        self.wakes = Outcomes("woken", "failed")
+        """How often the scheduler was asked to wake an idle endpoint."""
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Take note of a request that is over; `route` is a template, or empty: there is none."""
@@ -128,6 +133,17 @@ class GatewayMetrics(Collector):
             "Inference requests that are being answered.",
             {key: one.in_flight for key, one in list(self._endpoints.items())},
             _MODEL,
+        )
+        yield gauge(
+            "engineshed_gateway_requests_held",
+            "Inference requests that wait for their endpoint to have a replica.",
+            self.held,
+        )
+        yield counter(
+            "engineshed_gateway_wakes",
+            "How often the scheduler was asked to wake an idle endpoint, by what came of it.",
+            self.wakes,
+            ("outcome",),
         )
         yield counter(
             "engineshed_gateway_refusals",

@@ -7,6 +7,7 @@ from typing import Final
 
 from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.bus import ROUTES, Bus, KeyValueWatcher
+from engineshed.gateway.news import News
 
 PATIENCE_SECONDS: Final = 2.0
 
@@ -14,11 +15,13 @@ PATIENCE_SECONDS: Final = 2.0
 class Routes:
     """Where requests go, as far as this gateway knows."""
 
-    def __init__(self, bus: Bus, copy: Path, gone: Callable[[str], None]) -> None:
+    def __init__(self, bus: Bus, copy: Path, gone: Callable[[str], None], news: News) -> None:
         """Keep the routes in the file `copy` too, to start from.
 
-        `gone` is called with the routing key of an endpoint that has none any more.
+        `gone` is called with the routing key of an endpoint that has none any more. `news` tells
+        of every change, by routing key.
         """
+        self._news = news
         self._changed = asyncio.Event()
         self._gone = gone
         self._watcher = KeyValueWatcher(bus, ROUTES, copy=copy, on_change=self._note)
@@ -47,6 +50,7 @@ class Routes:
 
     def _note(self, routing_key: str, route: Route | None) -> None:
         self._changed.set()
+        self._news.tell(routing_key)
         if route is None:
             self._gone(routing_key)
 

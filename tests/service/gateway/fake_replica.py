@@ -45,10 +45,11 @@ class FakeReplica:
         match self.mode:
             case "answer":
                 return web.json_response({"choices": [], "from": self.port})
-            case "full" | "full later":
+            case "full" | "full later" | "draining":
                 if self.mode == "full later":
                     await self.go_on.wait()
-                error = {"message": "full", "type": "x", "param": None, "code": "overloaded"}
+                code = "draining" if self.mode == "draining" else "overloaded"
+                error = {"message": "full", "type": "x", "param": None, "code": code}
                 return web.json_response({"error": error}, status=503, headers={"retry-after": "1"})
             case "invalid":
                 error = {"message": "no", "type": "x", "param": "n", "code": "invalid_value"}

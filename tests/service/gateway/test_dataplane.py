@@ -12,16 +12,15 @@ import uvicorn
 from structlog.testing import capture_logs
 from tests.metrics import sample
 from tests.service.gateway.fake_replica import SECRET, FakeReplica
+from tests.service.gateway.planes import data_plane
 
 from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.auth import Principal, UnauthenticatedError
-from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.dataplane.http import MAX_BODY_BYTES
 from engineshed.gateway.metrics import GatewayMetrics
-from engineshed.gateway.regions import Regions
 
 KEY = "bot-a1b2c3"
 ORG = "org_1"
@@ -82,9 +81,7 @@ async def served() -> AsyncIterator[Served]:
     fronts = Fronts()
     metrics = GatewayMetrics()
     forwarder = Forwarder(fronts, balancer)
-    plane = DataPlane(
-        routes, Callers(), forwarder, Regions("local", "http://localhost:8080"), metrics
-    )
+    plane = data_plane(routes, Callers(), forwarder, metrics)
     server = uvicorn.Server(
         uvicorn.Config(plane, port=0, lifespan="off", log_config=None, access_log=False)
     )

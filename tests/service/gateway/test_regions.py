@@ -11,13 +11,13 @@ import pytest
 import uvicorn
 from pydantic import ValidationError
 from tests.service.gateway.fake_replica import SECRET, FakeReplica
+from tests.service.gateway.planes import data_plane
 
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.auth import Principal
 from engineshed.gateway.app import Gateway
 from engineshed.gateway.controlplane import control_plane
-from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.fronts import Fronts
@@ -64,7 +64,7 @@ async def gateway(region: str, routes: dict[str, Route]) -> AsyncIterator[httpx.
     metrics, fronts = GatewayMetrics(), Fronts()
     services: Any = SimpleNamespace(endpoints=Scheduler(), authenticator=Callers(), routes=None)
     app = Gateway(
-        DataPlane(routes, Callers(), Forwarder(fronts, Balancer()), regions, metrics),
+        data_plane(routes, Callers(), Forwarder(fronts, Balancer()), metrics, regions),
         control_plane(services, regions, metrics, Exposition("gateway", metrics)),
     )
     config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False)

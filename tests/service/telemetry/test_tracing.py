@@ -7,17 +7,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.service.gateway.planes import data_plane
 from tests.service.replica.fronts import KEY, SECRET, Front, write_echo_engine
 from tests.service.telemetry.receiver import Spans, attributes, receiving
 
 from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.auth import Principal
-from engineshed.gateway.dataplane import DataPlane
 from engineshed.gateway.dataplane.balancer import Balancer
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.metrics import GatewayMetrics
-from engineshed.gateway.regions import Regions
 from engineshed.telemetry import tracing
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -56,9 +55,7 @@ async def gateway(front: Front) -> AsyncIterator[httpx.AsyncClient]:
     fronts = Fronts()
     forwarder = Forwarder(fronts, Balancer())
     routes, metrics = {KEY: route}, GatewayMetrics()
-    plane = DataPlane(
-        routes, Callers(), forwarder, Regions("local", "http://localhost:8080"), metrics
-    )
+    plane = data_plane(routes, Callers(), forwarder, metrics)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(plane),
         base_url="http://gateway",

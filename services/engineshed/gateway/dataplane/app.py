@@ -1,15 +1,15 @@
 """The data plane: /v1 for all endpoints, and each endpoint's own host name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
 import structlog
 
 from engineshed.api.scheduler.v1.route_pb2 import Route
-from engineshed.auth import Authenticator, Principal, UnauthenticatedError
-from engineshed.errors import DomainError
+from engineshed.auth import Principal
+from engineshed.gateway.dataplane.admission import Admission
 from engineshed.gateway.dataplane.errors import (
     OpenAIError,
     not_found,
@@ -30,6 +30,7 @@ from engineshed.gateway.dataplane.http import (
     read_body,
     while_there,
 )
+from engineshed.gateway.dataplane.waking import IDLE, Waking
 from engineshed.gateway.metrics import CLIENT_GONE, GatewayMetrics
 from engineshed.gateway.regions import Regions, below
 
@@ -48,16 +49,18 @@ class DataPlane:
     def __init__(
         self,
         routes: Mapping[str, Route],
-        authenticator: Authenticator,
+        admission: Admission,
         forwarder: Forwarder,
+        waking: Waking,
         regions: Regions,
         metrics: GatewayMetrics,
     ) -> None:
         """Serve the `routes` of our own region; they may change at any time."""
         self._metrics = metrics
         self._routes = routes
-        self._authenticator = authenticator
+        self._admission = admission
         self._forwarder = forwarder
+        self._waking = waking
         self._regions = regions
         self._suffix = "." + regions.own_host
 
@@ -101,45 +104,20 @@ class DataPlane:
         )
 
     async def _infer(self, exchange: Exchange, host_key: str) -> int:
-        principal = await self._admit(exchange)
+        principal = await self._admission.admit(exchange)
         body = await read_body(exchange.receive)
         route = self._route(_model(body, host_key), principal)
         exchange.goes_to(route)
-        if not route.replicas:
+        if route.HasField("wake_timeout"):
+            forwarding = self._waking.forward(route, exchange, body)
+        elif route.replicas:
+            forwarding = self._forwarder.forward(self._latest(route), exchange, body)
+        else:
             raise not_routable(route)
+        return await while_there(forwarding, exchange.receive)
 
-        def latest() -> Route:
-            return self._routes.get(route.routing_key, route)
-
-        return await while_there(self._forwarder.forward(latest, exchange, body), exchange.receive)
-
-    async def _admit(self, exchange: Exchange) -> Principal:
-        scheme, _, secret = header(exchange.scope, b"authorization").partition(" ")
-        if scheme.lower() != "bearer" or not secret:
-            raise OpenAIError(
-                HTTPStatus.UNAUTHORIZED,
-                "invalid_api_key",
-                "no API key; send the header: Authorization: Bearer <token>",
-            )
-        try:
-            principal = await self._authenticator.authenticate(secret.strip())
-        except UnauthenticatedError as error:
-            raise OpenAIError(HTTPStatus.UNAUTHORIZED, "invalid_api_key", error.message) from error
-        except DomainError as error:
-            raise OpenAIError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "authentication_unavailable",
-                "the API key cannot be checked now; try again shortly",
-                retry_after=2,
-            ) from error
-        exchange.org_id = principal.org_id
-        if not principal.may("inference"):
-            raise OpenAIError(
-                HTTPStatus.FORBIDDEN,
-                "insufficient_scope",
-                "this API key lacks the scope inference",
-            )
-        return principal
+    def _latest(self, route: Route) -> Callable[[], Route]:
+        return lambda: self._routes.get(route.routing_key, route)
 
     def _route(self, model: str, principal: Principal) -> Route:
         route = self._routes.get(model)
@@ -151,7 +129,7 @@ class DataPlane:
         return route
 
     async def _models(self, exchange: Exchange, host_key: str) -> int:
-        principal = await self._admit(exchange)
+        principal = await self._admission.admit(exchange)
         send, extra = exchange.send, [exchange.id_header]
         wanted = exchange.path.removeprefix(MODELS).removeprefix("/")
         if wanted:
@@ -177,14 +155,16 @@ class DataPlane:
         if route.replicas:
             await answer_json(exchange.send, {"status": "ready"})
             return HTTPStatus.OK
-        await answer(exchange.send, HTTPStatus.SERVICE_UNAVAILABLE, b'{"status": "not ready"}')
+        status = b"idle" if route.status == IDLE else b"not ready"
+        body = b'{"status": "%s"}' % status
+        await answer(exchange.send, HTTPStatus.SERVICE_UNAVAILABLE, body)
         return HTTPStatus.SERVICE_UNAVAILABLE
 
     def _is_listed(self, route: Route, principal: Principal) -> bool:
         return (
             route.org_id == principal.org_id
             and route.region == self._regions.own
-            and route.ever_ready
+            and (route.ever_ready or route.HasField("wake_timeout"))
             and route.status not in ("stopping", "stopped", "failed")
         )
 

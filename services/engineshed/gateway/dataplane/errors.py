@@ -94,6 +94,18 @@ def recovering(key: str) -> OpenAIError:
     )
 
 
+def waking(route: Route, why: str = "") -> OpenAIError:
+    """Return the answer while an endpoint that load may leave without replicas has none."""
+    reason = why or route.status_reason
+    return OpenAIError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "endpoint_waking",
+        f"the endpoint {route.routing_key} is {route.status} and has no replica yet"
+        f"{f': {reason}' if reason else ''}; try again shortly",
+        retry_after=5,
+    )
+
+
 def wrong_region(route: Route, base_url: str) -> OpenAIError:
     """Return the answer for an endpoint of another region; its `base_url` is "" if not known."""
     where = base_url or f"the gateway of the region {route.region}"

@@ -22,6 +22,8 @@ from engineshed.telemetry.tracing import TRACEPARENT
 EVENT_STREAM: Final = b"text/event-stream"
 # What of a replica's headers a caller gets.
 _PASSED: Final = (b"content-type", b"content-length", b"retry-after", b"cache-control")
+# What a replica says that takes no requests any more.
+_LEAVING: Final = ("draining", "ending")
 _REFUSAL_BYTES: Final = 64 * 1024
 _BROKEN: Final = OpenAIError(
     HTTPStatus.BAD_GATEWAY,
@@ -37,6 +39,7 @@ class _PassOver(Exception):  # noqa: N818 - no error of ours: the next replica g
 
     def __init__(self, error: OpenAIError | None = None) -> None:
         self.error = error  # what the replica said, if it said something
+        self.is_leaving = error is not None and error.code in _LEAVING
 
 
 class Forwarder:
@@ -46,15 +49,22 @@ class Forwarder:
         self._fronts = fronts
         self._balancer = balancer
 
-    async def forward(self, route: Callable[[], Route], exchange: Exchange, body: bytes) -> int:
+    async def forward(
+        self,
+        route: Callable[[], Route],
+        exchange: Exchange,
+        body: bytes,
+        leaving: set[str] | None = None,
+    ) -> int:
         """Send the request to replicas of the route until one answers; return the status.
 
-        `route` returns it as it is now: a replica that became ready meanwhile is tried too.
+        `route` returns it as it is now: a replica that became ready meanwhile is tried too. Those
+        in `leaving` are not asked; who says that it takes no more requests at all is added to it.
 
         Raises:
             OpenAIError: none did; nothing has been sent to the caller.
         """
-        tried: set[str] = set()
+        tried = set(leaving or ())
         refusal: OpenAIError | None = None
         while replica := self._balancer.choose(route(), tried):
             tried.add(replica.replica_id)
@@ -64,6 +74,8 @@ class Forwarder:
             except _PassOver as passed:
                 exchange.metrics.passed_over += 1
                 refusal = passed.error or refusal
+                if leaving is not None and passed.is_leaving:
+                    leaving.add(replica.replica_id)
         raise refusal or recovering(route().routing_key)
 
     async def _ask(self, replica: RouteReplica, exchange: Exchange, body: bytes) -> int:
