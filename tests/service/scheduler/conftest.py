@@ -17,7 +17,14 @@ Join = Callable[..., Awaitable[ScriptedAgent]]
 @pytest.fixture(scope="session")
 def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("scheduler")
-    settings = {"ENGINESHED_CHECKPOINT_POLL_S": "0.2", **metrics.listening(directory)}
+    settings = {
+        "ENGINESHED_CHECKPOINT_POLL_S": "0.2",
+        "ENGINESHED_SCALE_TARGET": "2",
+        "ENGINESHED_SCALE_UP_WINDOW_S": "1",
+        "ENGINESHED_SCALE_DOWN_WINDOW_S": "2",
+        "ENGINESHED_RECLAIM_IDLE_S": "0.5",
+        **metrics.listening(directory),
+    }
     stack = Stack(directory, **settings)
     stack.start()
     stack.wait_ready()

@@ -92,6 +92,8 @@ class ScriptedAgent:
         self._token = token
         self._report_s = report_s
         self._since: dict[str, float] = {}
+        self.loads: dict[str, float] = {}  # requests in flight by replica; others have none
+        self._loaded_at = time.monotonic()
         self._connection: asyncio.Task[None] | None = None
 
     # What a test does with it.
@@ -148,14 +150,23 @@ class ScriptedAgent:
                 await asyncio.sleep(self._report_s)
 
     def status(self) -> NodeStatus:
+        now = time.monotonic()
+        elapsed, self._loaded_at = now - self._loaded_at, now
         for replica_id, status in self.replicas.items():
-            age = time.monotonic() - self._since[replica_id]
-            status.state_age.FromMilliseconds(int(age * 1000))
+            status.state_age.FromMilliseconds(int((now - self._since[replica_id]) * 1000))
+            if status.state == Replica.STATE_READY:
+                self._tell_load(status, elapsed)
         return NodeStatus(
             replicas=self.replicas.values(),
             term=self.desired.term,
             generation=self.desired.generation,
         )
+
+    def _tell_load(self, status: ReplicaStatus, elapsed: float) -> None:
+        load = self.loads.get(status.replica_id, 0.0)
+        status.in_flight_seconds += elapsed * load
+        idle = 0.0 if load else status.idle_age.ToMilliseconds() / 1000 + elapsed
+        status.idle_age.FromMilliseconds(int(idle * 1000))
 
     def _obey(self, desired: DesiredState) -> None:
         if (desired.term, desired.generation) < (self.desired.term, self.desired.generation):
