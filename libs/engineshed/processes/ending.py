@@ -46,18 +46,25 @@ async def wait_until_gone(processes: Collection[ProcessIdentity], seconds: float
     return True
 
 
-async def terminate(identity: ProcessIdentity, grace_seconds: float) -> None:
+async def terminate(
+    identity: ProcessIdentity, grace_seconds: float, ask: signal.Signals = signal.SIGTERM
+) -> None:
     """End a process and all that came of it, and return when all is gone.
 
-    SIGTERM goes to the process itself alone, so that it ends its children in its own order; what is
-    left of its family after that, or after `grace_seconds`, is killed.
+    The process itself alone is asked, so that it ends its children in its own order; what is left
+    of its family after that, or after `grace_seconds`, is killed.
+
+    Args:
+        identity: the process.
+        grace_seconds: how long it may take to end itself.
+        ask: the signal that asks it to.
 
     Raises:
         ProcessStuckError: something does not end even so.
 
     """
     relatives = await asyncio.to_thread(family, identity)
-    if send_signal(identity, signal.SIGTERM):
+    if send_signal(identity, ask):
         await wait_until_gone([identity], grace_seconds)
     await kill_family(identity, also=relatives)
 

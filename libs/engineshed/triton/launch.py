@@ -61,6 +61,7 @@ def server_command(
     exit_timeout_secs: int = 30,
     threads: int | None = None,
     traces_url: str = "",
+    heeds_sigterm: bool = True,
     env: Mapping[str, str] | None = None,
 ) -> Command:
     """Return the command that serves the models of `repository`; it loads none by itself.
@@ -70,10 +71,12 @@ def server_command(
         repository: the folder of models, as a back end rendered it.
         ports: where to listen, on loopback.
         backends: what `prepare_backends` returned.
-        exit_timeout_secs: how long SIGTERM lets requests in flight finish.
+        exit_timeout_secs: how long it lets requests in flight finish when it is to end.
         threads: how many threads the engine computes with on a CPU; None leaves it to the engine.
         traces_url: where spans of requests that are traced go, `http://host:4318/v1/traces`: Triton
             speaks OTLP over HTTP alone. Empty: nowhere.
+        heeds_sigterm: whether SIGTERM ends it, as SIGINT always does. Who shuts down a host sends
+            it to all processes at once, so it is not for a server that others still work with.
         env: added to the environment, e.g. CUDA_VISIBLE_DEVICES.
 
     """
@@ -94,7 +97,7 @@ def server_command(
         *_tracing(traces_url),
     )
     environment = _add_paths(engine_environment(threads=threads), installation)
-    return Command(on_a_leash(server), environment | dict(env or {}), ports)
+    return Command(on_a_leash(server, deaf=not heeds_sigterm), environment | dict(env or {}), ports)
 
 
 def engine_environment(*, threads: int | None = None) -> dict[str, str]:

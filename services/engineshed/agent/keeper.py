@@ -1,6 +1,7 @@
 """The keeper of one replica: looks at it, does what `next_action` says, and looks again."""
 
 import asyncio
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -350,7 +351,7 @@ class Keeper:
         await self._remember(replace(self._record, intended=action.intended))
         self._log.info("replica_ending", ask=action.ask, intended=str(action.intended))
         if action.ask:
-            await processes.terminate(process, GRACE_SECONDS)
+            await processes.terminate(process, GRACE_SECONDS, ask=signal.SIGINT)
         else:
             await processes.kill_family(process)
 

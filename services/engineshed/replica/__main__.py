@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -68,7 +69,10 @@ def _run(directory: Path) -> int:
 
     async def live(stop: asyncio.Event) -> None:
         nonlocal exit_status
-        exit_status = await Front(directory, spec, manifest, status, TlsSettings().tls).run(stop)
+        front = Front(directory, spec, manifest, status, TlsSettings().tls)
+        # SIGINT ends it at once; a host that shuts down sends SIGTERM.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, front.retire)
+        exit_status = await front.run(stop)
 
     run(live)
     return exit_status

@@ -1,12 +1,13 @@
 """The life of a replica: listen, load, serve, end.
 
-It listens first, so that its agent can ask how far it is. It ends because it was told to (exit
-status 0), or because it cannot serve (1); then status.json says why.
+It listens first, so that its agent can ask how far it is. It ends because it was told to, at once
+or once it has no request (exit status 0), or because it cannot serve (1); status.json says why.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -35,6 +36,10 @@ from engineshed.triton.engine import EngineManifest
 
 _FIRST_ANSWER_SECONDS: Final = 600
 """The first one may compile kernels."""
+_HEAR_SECONDS: Final = 3.0
+"""How long a retiring replica waits for its agent, which asks every second, to hear of it."""
+_FINISH_SECONDS: Final = 60.0
+"""How long requests in flight of a retiring replica may take. systemd waits 90 s, then kills."""
 _FAREWELL_SECONDS: Final = 3.0
 """How long requests in flight may take to hear that the replica ends."""
 
@@ -70,13 +75,20 @@ class Front:
         self._engine: Engine | None = None
         self._serving: Serving | None = None
         self._draining = False
+        self._retiring = asyncio.Event()
+        self._heard = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Serve until `stop` is set or the replica fails; return the process's exit status."""
         failed = True
         try:
             await self._listen()
-            await supervise(stop, {"replica": self._live(stop), "http": self._web.run()})
+            loops = {
+                "replica": self._live(stop),
+                "http": self._web.run(),
+                "retirement": self._finish(stop),
+            }
+            await supervise(stop, loops)
             failed = False
         except ReplicaFailedError as failure:
             self._fail(failure)
@@ -115,10 +127,30 @@ class Front:
         if self.state.phase in {Phase.PHASE_LOADING, Phase.PHASE_READY}:
             self._status.change(phase=Phase.PHASE_DRAINING)
 
+    def retire(self) -> None:
+        """Drain, then end, as soon as no request is left: the host shuts down."""
+        self.drain()
+        self._retiring.set()
+
+    def heard(self) -> None:
+        """Take note that the agent knows what the replica is doing."""
+        if self._retiring.is_set():
+            self._heard.set()
+
     async def metrics(self) -> tuple[str, str]:
         """Return the front's metrics and Triton's."""
         triton = await self._triton.metrics() if self._triton else ""
         return self._metrics.text(), triton
+
+    async def _finish(self, stop: asyncio.Event) -> None:
+        """Set `stop` when the replica was to retire and nobody needs it any more.
+
+        Until its agent has heard of it, callers still come: they are told to go elsewhere.
+        """
+        await self._retiring.wait()
+        await _wait(self._heard.wait(), _HEAR_SECONDS)
+        await _wait(self._admission.empty(), _FINISH_SECONDS)
+        stop.set()
 
     async def _listen(self) -> None:
         self._web.start()
@@ -221,10 +253,7 @@ class Front:
         self._admission.close(unavailable("This replica is ending. Try again.", "ending"))
         if self._serving:
             self._serving.fail_all(EngineUnavailableError("the replica is ending"))
-        try:
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                await self._admission.empty()
-        except TimeoutError:
+        if not await _wait(self._admission.empty(), _FAREWELL_SECONDS):
             log.warning("requests_cut_off", in_flight=self.in_flight)
         await self._web.stop()
         await self._rpc.stop(grace_seconds=0.5)
@@ -232,3 +261,13 @@ class Front:
             await self._engine.close()
         if self._triton:
             await self._triton.stop()
+
+
+async def _wait(what: Coroutine[Any, Any, object], seconds: float) -> bool:
+    """Return whether it came to be within so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await what
+    except TimeoutError:
+        return False
+    return True

@@ -69,6 +69,10 @@ class Controls(Protocol):
         """Take no more requests."""
         ...
 
+    def heard(self) -> None:
+        """Take note that the agent knows what the replica is doing."""
+        ...
+
     async def metrics(self) -> tuple[str, str]:
         """Return the front's metrics and Triton's."""
         ...
@@ -94,6 +98,7 @@ class ReplicaServicer(rpc.ReplicaServiceServicer):
         response.uptime.FromNanoseconds(int((time.monotonic() - self._started) * 1e9))
         if (idle := controls.idle_seconds) is not None:
             response.idle_age.FromNanoseconds(round(idle * 1e9))
+        controls.heard()
         return response
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -77,6 +78,7 @@ class TritonServer:
                 exit_timeout_secs=_UNLOAD_SECONDS,
                 threads=threads or None,
                 traces_url=os.environ.get(TRACES_URL, ""),
+                heeds_sigterm=False,  # it ends when its front has no use for it any more
             )
             server = await cls._spawn(command, log_file)
             try:
@@ -166,7 +168,7 @@ class TritonServer:
     async def stop(self) -> None:
         """End it and all that it started."""
         if self._process.returncode is None:
-            await terminate(self._identity, _STOP_SECONDS)
+            await terminate(self._identity, _STOP_SECONDS, ask=signal.SIGINT)
         await self._process.wait()
         await kill_family(self._identity, also=self._family)
 

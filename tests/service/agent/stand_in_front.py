@@ -85,7 +85,8 @@ async def main(directory: Path) -> int:
     front = StandInFront(directory)
     behavior = front.spec.routing_key
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     (directory / "triton.log").write_text("triton says hello\n")
     front.say(phase=pb.PHASE_LOADING)
     if "crash-loading" in behavior:

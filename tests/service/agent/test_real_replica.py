@@ -1,6 +1,7 @@
 """The real thing: PyTorch builds an engine, Triton serves it, the front answers."""
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -65,6 +66,19 @@ async def test_a_checkpoint_is_served_through_restarts_of_the_agent(
     states = {report.state for report in scheduler.history(second.replica_id)}
     assert Replica.STATE_BUILDING not in states
 
+    # All processes of one told to end by its host: it takes no more requests, then it ends.
+    third = a_replica(checkpoint, behavior="third", gpu=2)
+    scheduler.want(replica, second, third)
+    await host.until(third, Replica.STATE_READY)
+    third_front = host.front(third)
+    os.killpg(third_front.pid, signal.SIGTERM)
+    ended = await host.until(third, *ENDED)
+    assert (ended.code, ended.retryable) == ("NODE_RESTARTED", True)
+    assert Replica.STATE_DRAINING in {
+        report.state for report in scheduler.history(third.replica_id)
+    }
+    assert not processes.is_alive(third_front)
+
     # Its Triton killed: the front says so and ends, and nothing is left of it.
     processes.send_signal(triton, signal.SIGKILL)
     failed = await host.until(replica, *ENDED)
@@ -73,6 +87,6 @@ async def test_a_checkpoint_is_served_through_restarts_of_the_agent(
     front = host.front(second)
     relatives = processes.family(front)
     assert len(relatives) >= 3  # Triton and its stub
-    scheduler.want(replica, with_goal(second, DesiredReplica.GOAL_DRAIN))
+    scheduler.want(replica, third, with_goal(second, DesiredReplica.GOAL_DRAIN))
     assert (await host.until(second, *ENDED)).state == Replica.STATE_STOPPED
     assert not any(processes.is_alive(process) for process in relatives)

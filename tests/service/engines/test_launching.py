@@ -62,6 +62,22 @@ def test_a_program_whose_parent_is_gone_already_does_not_start() -> None:
     assert b"parent" in late.stderr
 
 
+def test_a_deaf_program_does_not_get_sigterm_whatever_it_does_about_it() -> None:
+    program = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print('it lives')\n"
+    )
+
+    def ended(*, deaf: bool) -> subprocess.CompletedProcess[bytes]:
+        command = on_a_leash([sys.executable, "-c", program], deaf=deaf)
+        return subprocess.run(command, capture_output=True, check=False)
+
+    assert ended(deaf=True).stdout == b"it lives\n"
+    assert ended(deaf=False).returncode == -signal.SIGTERM
+
+
 def test_a_killed_front_leaves_neither_server_nor_stub_nor_shared_memory(
     engine: Callable[[str], Path], tmp_path: Path
 ) -> None:

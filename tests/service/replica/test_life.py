@@ -17,7 +17,7 @@ from engineshed.api.replica.v1.replica_service_pb2 import (
 from engineshed.processes import wait_until_gone
 
 from .conftest import Start
-from .fronts import DEADLINE, MANIFEST, Front, few, write_echo_engine
+from .fronts import DEADLINE, MANIFEST, Front, few, text_of, write_echo_engine
 
 LONG = {"max_tokens": 350, "temperature": 0}
 
@@ -102,13 +102,62 @@ async def test_draining_finishes_what_is_there_and_refuses_the_rest(
         assert (await control.GetStatus(GetStatusRequest())).in_flight == 0
 
 
-async def test_told_to_stop_it_says_so_to_streams_and_leaves_nothing_behind(start: Start) -> None:
+async def test_when_its_host_shuts_down_it_finishes_what_is_there_and_refuses_the_rest(
+    start: Start, open_gate: Callable[[], None]
+) -> None:
+    front = await (await start()).ready()
+    family = front.family()
+    running = asyncio.create_task(front.stream("x[gate]", **LONG))
+    whole = asyncio.create_task(front.complete("y[gate]", **LONG))
+    await front.in_flight(2)
+
+    os.killpg(front.process.pid, signal.SIGTERM)  # all processes get it, its Triton too
+    await front.reaches(Phase.PHASE_DRAINING)
+    os.killpg(front.process.pid, signal.SIGTERM)  # once more: that changes nothing
+    async with front.control() as control:
+        status = await control.GetStatus(GetStatusRequest())
+        assert (status.state.phase, status.in_flight) == (Phase.PHASE_DRAINING, 2)
+    status_code, error = await front.refusal("/v1/completions", {"prompt": "late"})
+    assert (status_code, error["code"]) == (503, "draining")
+    open_gate()
+
+    events = await running
+    assert (text_of(events), events[-1]) == ("x[gate]", None)
+    assert (await whole)["choices"][0]["text"] == "y[gate]"
+    assert await front.exits() == 0
+    assert front.state.phase == Phase.PHASE_STOPPED
+    assert await wait_until_gone(family, DEADLINE)
+
+
+async def test_when_its_host_shuts_down_it_is_there_until_its_agent_has_heard_of_it(
+    start: Start,
+) -> None:
+    front = await (await start()).ready()
+    async with front.control() as control:
+        await control.GetStatus(GetStatusRequest())
+
+        front.process.send_signal(signal.SIGTERM)
+        await front.reaches(Phase.PHASE_DRAINING)
+        status = await control.GetStatus(GetStatusRequest())
+
+    assert status.state.phase == Phase.PHASE_DRAINING
+    assert await front.exits() == 0
+    assert front.state.phase == Phase.PHASE_STOPPED
+
+
+@pytest.mark.parametrize("drains", [False, True])
+async def test_told_to_stop_it_says_so_to_streams_and_leaves_nothing_behind(
+    start: Start, *, drains: bool
+) -> None:
     front = await (await start()).ready()
     family = front.family()
     waiting = asyncio.create_task(front.refusal("/v1/completions", {"prompt": "[hang]", **LONG}))
     async with front.streaming("x[forever][slow]", **LONG) as stream:
         await front.in_flight(2)
-        front.process.send_signal(signal.SIGTERM)
+        if drains:
+            front.process.send_signal(signal.SIGTERM)
+            await front.reaches(Phase.PHASE_DRAINING)
+        front.process.send_signal(signal.SIGINT)
         *_, last = [event async for event in stream]
 
     assert last["error"]["code"] == "engine_unavailable"
@@ -192,7 +241,10 @@ async def test_without_an_engine_it_fails(start: Start, tmp_path: Path) -> None:
     assert front.state.code == "ENGINE_INVALID"
 
 
-async def test_while_it_loads_it_answers_and_can_be_stopped(start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_while_it_loads_it_answers_and_can_be_stopped(
+    start: Start, number: signal.Signals
+) -> None:
     front = await start()
     async with asyncio.timeout(DEADLINE):
         while not front.state.triton_pid:
@@ -206,7 +258,7 @@ async def test_while_it_loads_it_answers_and_can_be_stopped(start: Start) -> Non
     async with front.control() as control:
         assert (await control.GetStatus(GetStatusRequest())).state.phase == Phase.PHASE_LOADING
 
-    front.process.send_signal(signal.SIGTERM)
+    front.process.send_signal(number)
     assert await front.exits() == 0
     assert front.state.phase == Phase.PHASE_STOPPED
     assert await wait_until_gone(family, DEADLINE)

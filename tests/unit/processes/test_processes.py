@@ -117,6 +117,21 @@ async def test_terminating_lets_a_process_end_by_itself(start: Start) -> None:
     assert process.wait() == 7
 
 
+async def test_a_process_is_asked_by_another_signal_where_that_is_its_word_for_it(
+    start: Start,
+) -> None:
+    process = start(
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(7))\n" + DEAF + SAY_UP_AND_WAIT
+    )
+    first_line(process)
+
+    identity = processes.identify(process.pid)
+    await processes.terminate(identity, grace_seconds=30, ask=signal.SIGINT)
+
+    assert process.wait() == 7
+
+
 async def test_who_does_not_listen_is_killed(start: Start) -> None:
     process = start(DEAF + SAY_UP_AND_WAIT)
     first_line(process)

@@ -110,7 +110,9 @@ class Supervisor:
             for folder in folders
             for identity in processes.find_by_argument("--directory", str(folder))
         }
-        await asyncio.gather(*(processes.terminate(item, REPLICA_GRACE_SECONDS) for item in found))
+        await asyncio.gather(
+            *(processes.terminate(item, REPLICA_GRACE_SECONDS, ask=signal.SIGINT) for item in found)
+        )
 
 
 async def _end(process: Process) -> None:
