@@ -1,7 +1,8 @@
 """The gateway's copy of the routes, and waiting for it to say what the scheduler says."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,6 @@ class Routes:
         of every change, by routing key.
         """
         self._news = news
-        self._changed = asyncio.Event()
         self._gone = gone
         self._watcher = KeyValueWatcher(bus, ROUTES, copy=copy, on_change=self._note)
 
@@ -35,25 +35,22 @@ class Routes:
         """Follow the routes until cancelled."""
         await self._watcher.run()
 
-    async def until_routable(self, routing_key: str, ready: Collection[str]) -> None:
-        """Return when requests go to one of the replicas that are `ready`, or that takes too long.
+    async def until(self, routing_key: str, usable: Callable[[Route], bool]) -> None:
+        """Return when the route is `usable`, or that takes too long.
 
         Who has read here that an endpoint runs may expect its next request to be answered here.
         """
-        try:
+        with self._news.listening(routing_key) as news, suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not self._is_routable(routing_key, ready):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            return
+                while not self._is(routing_key, usable):
+                    await news.wait()
+                    news.clear()
 
     def _note(self, routing_key: str, route: Route | None) -> None:
-        self._changed.set()
         self._news.tell(routing_key)
         if route is None:
             self._gone(routing_key)
 
-    def _is_routable(self, routing_key: str, ready: Collection[str]) -> bool:
+    def _is(self, routing_key: str, usable: Callable[[Route], bool]) -> bool:
         route = self.entries.get(routing_key)
-        return route is not None and any(one.replica_id in ready for one in route.replicas)
+        return route is not None and usable(route)

@@ -1,15 +1,19 @@
 """/v0/dedicated_endpoints."""
 
+from collections.abc import Collection
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from engineshed.api.catalog.v1 import checkpoint_service_pb2, template_service_pb2
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import scheduling_service_pb2
-from engineshed.gateway.controlplane import schemas, views
+from engineshed.api.scheduler.v1.route_pb2 import Route
+from engineshed.gateway.controlplane import explanation, schemas, views
 from engineshed.gateway.controlplane.clients import Caller, CallerDep
 from engineshed.gateway.controlplane.models import CreateEndpoint, Scaling, Serving, UpdateEndpoint
 from engineshed.gateway.controlplane.parameters import (
@@ -22,6 +26,7 @@ from engineshed.gateway.controlplane.parameters import (
     etag_of,
 )
 from engineshed.gateway.controlplane.views import Json
+from engineshed.gateway.dataplane.waking import is_woken_by_requests
 from engineshed.gateway.regions import Regions
 from engineshed.runtime import to_timestamp
 
@@ -74,6 +79,7 @@ async def create_endpoint(
         request_id=key,
     )
     reply = await caller.services.endpoints.CreateEndpoint(message, metadata=caller.metadata)
+    await _until_it_is_so_here_too(reply.endpoint, caller, request)
     response.headers["location"] = f"{router.prefix}/{reply.endpoint.endpoint_id}"
     return _view(reply.endpoint, request, response)
 
@@ -109,8 +115,8 @@ async def get_endpoint(
         endpoint_id=endpoint_id, as_of=to_timestamp(as_of) if as_of else None
     )
     reply = await caller.services.endpoints.GetEndpoint(message, metadata=caller.metadata)
-    if reply.endpoint.state == pb.Endpoint.STATE_RUNNING and not as_of:
-        await _until_it_runs_here_too(reply.endpoint, caller, request)
+    if not as_of:
+        await _until_it_is_so_here_too(reply.endpoint, caller, request)
     return _view(reply.endpoint, request, response)
 
 
@@ -143,6 +149,7 @@ async def update_endpoint(
         request_id=key,
     )
     reply = await caller.services.endpoints.UpdateEndpoint(message, metadata=caller.metadata)
+    await _until_it_is_so_here_too(reply.endpoint, caller, request)
     return _view(reply.endpoint, request, response)
 
 
@@ -188,6 +195,7 @@ async def restart_endpoint(
     """Start a stopped endpoint again, from the same checkpoint and configuration."""
     message = pb.RestartEndpointRequest(endpoint_id=endpoint_id, request_id=key)
     reply = await caller.services.endpoints.RestartEndpoint(message, metadata=caller.metadata)
+    await _until_it_is_so_here_too(reply.endpoint, caller, request)
     return _view(reply.endpoint, request, response)
 
 
@@ -208,14 +216,14 @@ async def roll_back_endpoint(
     return _view(reply.endpoint, request, response)
 
 
-@router.get("/{endpoint_id}/explanation", response_model=schemas.Explanation)
+@router.get("/{endpoint_id}/explanation", response_model=explanation.Explanation)
 async def explain_endpoint(endpoint_id: EndpointId, caller: CallerDep) -> Json:
     """Say why its replicas are where they are, and what those wait for that are not placed."""
     reply = await caller.services.scheduling.ExplainEndpoint(
         scheduling_service_pb2.ExplainEndpointRequest(endpoint_id=endpoint_id),
         metadata=caller.metadata,
     )
-    return views.explanation(reply)
+    return explanation.explain(reply)
 
 
 @router.get("/{endpoint_id}/lineage", response_model=schemas.Lineage)
@@ -240,15 +248,24 @@ async def owned_endpoint(caller: Caller, endpoint_id: str) -> pb.Endpoint:
     return endpoint
 
 
-async def _until_it_runs_here_too(endpoint: pb.Endpoint, caller: Caller, request: Request) -> None:
-    """Wait for this gateway's own copy of the route: it is a moment behind the scheduler."""
-    if endpoint.region == request.app.state.regions.own:
-        ready = {
-            replica.replica_id
-            for replica in endpoint.replicas
-            if replica.state == pb.Replica.STATE_READY
-        }
-        await caller.services.routes.until_routable(endpoint.routing_key, ready)
+async def _until_it_is_so_here_too(endpoint: pb.Endpoint, caller: Caller, request: Request) -> None:
+    """Wait for this gateway's own copy of the route: it is a moment behind the scheduler.
+
+    Who reads that an endpoint runs, or that a request wakes it, may send that request at once.
+    """
+    if endpoint.region != request.app.state.regions.own:
+        return
+    ready = {one.replica_id for one in endpoint.replicas if one.state == pb.Replica.STATE_READY}
+    routes = caller.services.routes
+    match endpoint.state:
+        case pb.Endpoint.STATE_RUNNING:
+            await routes.until(endpoint.routing_key, lambda route: _has_any(route, ready))
+        case pb.Endpoint.STATE_IDLE:
+            await routes.until(endpoint.routing_key, is_woken_by_requests)
+
+
+def _has_any(route: Route, ready: Collection[str]) -> bool:
+    return any(replica.replica_id in ready for replica in route.replicas)
 
 
 def _view(endpoint: pb.Endpoint, request: Request, response: Response) -> Json:
@@ -271,8 +288,21 @@ def _mask(body: UpdateEndpoint) -> set[str]:
 
 
 def _scaling(body: Scaling) -> pb.Scaling:
-    most = body.max_replicas if "max_replicas" in body.model_fields_set else body.min_replicas
-    return pb.Scaling(min_replicas=body.min_replicas, max_replicas=most)
+    given = "max_replicas" in body.model_fields_set
+    return pb.Scaling(
+        min_replicas=body.min_replicas,
+        max_replicas=body.max_replicas if given else max(body.min_replicas, 1),
+        idle_after=_duration(body.idle_after),
+        wake_timeout=_duration(body.wake_timeout),
+    )
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    duration = Duration()
+    duration.FromTimedelta(timedelta(seconds=seconds))
+    return duration
 
 
 def _serving(body: Serving) -> pb.ServingParameters:

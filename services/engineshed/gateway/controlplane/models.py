@@ -24,14 +24,33 @@ def _whole(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# As in the services' messages; said here too, so that the description has it.
+IdleSeconds = Annotated[float, Field(ge=1, le=7 * 24 * 3600, allow_inf_nan=False)]
+WakeSeconds = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)]
 Several = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class Scaling(Body):
-    """How many replicas an endpoint has."""
+    """How many replicas an endpoint has, and when it has none."""
 
-    min_replicas: Count = Field(1, description="Reserved and always there.")
-    max_replicas: Count = Field(1, description="What load may add up to; default: as many.")
+    min_replicas: Count = Field(
+        1,
+        description="Reserved and always there. 0: none while nobody uses it; the next request "
+        "wakes it.",
+    )
+    max_replicas: Count = Field(
+        1, description="What load may add up to; default: min_replicas, but at least 1."
+    )
+    idle_after: IdleSeconds | None = Field(
+        None,
+        description="Seconds without a request after which the last replica goes, when "
+        "min_replicas is 0; null: 300.",
+    )
+    wake_timeout: WakeSeconds | None = Field(
+        None,
+        description="Seconds for which a request to an endpoint without replicas is held until one "
+        "is ready, when min_replicas is 0; then it is answered 503. null: 60; 0: it is not held.",
+    )
 
 
 class Serving(Body):

@@ -1,9 +1,9 @@
 """What the REST API answers with: the shapes of the objects in `views`, for its description."""
 
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 T = TypeVar("T")
 
@@ -21,11 +21,23 @@ class Page(Shape, Generic[T]):
     next_page_token: str = Field(description="Asks for the next page; empty on the last one.")
 
 
-class EndpointScaling(Shape):
-    """How many replicas an endpoint has."""
+# Whole seconds stay whole.
+Seconds = Annotated[int | float, WithJsonSchema({"type": "number"})]
 
-    min_replicas: int
-    max_replicas: int
+
+class EndpointScaling(Shape):
+    """How many replicas an endpoint has, and when it has none."""
+
+    min_replicas: int = Field(description="Reserved and always there; 0: it may be idle.")
+    max_replicas: int = Field(description="What load may add up to.")
+    idle_after: Seconds = Field(
+        description="Seconds without a request after which the last replica goes, when "
+        "min_replicas is 0."
+    )
+    wake_timeout: Seconds = Field(
+        description="Seconds for which a request is held while there is no replica, when "
+        "min_replicas is 0."
+    )
 
 
 class EndpointServing(Shape):
@@ -121,6 +133,9 @@ class Endpoint(Shape):
     ever_ready: bool
     routing_key: str = Field(description="The `model` of inference requests.")
     url: str = Field(description="Its own base URL, with /v1, /ping and /health below it.")
+    wanted_replicas: int = Field(
+        description="How many should run now, as load asks for; 0: it is idle, or not enabled."
+    )
     replicas: list[Replica]
     created_at: datetime
     updated_at: datetime
@@ -128,49 +143,6 @@ class Endpoint(Shape):
     etag: str
     deployment: int = Field(description="The number of what its replicas should run.")
     rollout: Rollout | None
-
-
-class Candidate(Shape):
-    """A node that would have fitted."""
-
-    node_id: str
-    score: float = Field(description="Higher is better.")
-
-
-class Placement(Shape):
-    """Why a replica is where it is, as it was decided."""
-
-    replica_id: str
-    status: str = Field(description="That of the replica now.")
-    node_id: str
-    placed_at: datetime
-    policy_version: str
-    candidates: list[Candidate] = Field(description="Best first; the chosen one, to tenants.")
-    candidate_count: int = Field(description="How many were compared last, five at most.")
-    rejected: dict[str, int] = Field(description="Nodes turned away by filter, to operators.")
-
-
-class Wait(Shape):
-    """What replicas wait for that are not placed."""
-
-    missing_replicas: int
-    reason: str
-    queue_position: int | None
-    queue_length: int | None = Field(description="To operators.")
-    retry_at: datetime | None = Field(description="null: as soon as there is room.")
-    rejected: dict[str, int] = Field(description="Nodes turned away by filter, to operators.")
-    nominated_node_id: str | None = Field(description="The node kept for it, to operators.")
-
-
-class Explanation(Shape):
-    """Why an endpoint is where it is, and what it waits for."""
-
-    id: str
-    endpoint_id: str
-    status: str
-    status_reason: str
-    replicas: list[Placement]
-    wait: Wait | None
 
 
 class Flavor(Shape):

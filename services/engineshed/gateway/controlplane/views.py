@@ -3,6 +3,7 @@
 from datetime import UTC
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,7 +22,6 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2 import (
     UpdateStrategy,
 )
 from engineshed.api.scheduler.v1.node_service_pb2 import Node
-from engineshed.api.scheduler.v1.scheduling_service_pb2 import ExplainEndpointResponse
 from engineshed.bus import StoredLine
 
 Json = dict[str, Any]
@@ -36,6 +36,12 @@ def time(message: Message, field: str) -> str | None:
         return None
     stamp: Timestamp = getattr(message, field)
     return stamp.ToDatetime(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+
+
+def seconds(duration: Duration) -> float:
+    """Return a duration in seconds; whole ones as an integer."""
+    found = duration.ToTimedelta().total_seconds()
+    return int(found) if found.is_integer() else found
 
 
 def page(items: list[Json], next_page_token: str) -> Json:
@@ -61,16 +67,19 @@ def endpoint(item: Endpoint, url: str) -> Json:
         "scaling": {
             "min_replicas": item.scaling.min_replicas,
             "max_replicas": item.scaling.max_replicas,
+            "idle_after": seconds(item.scaling.idle_after),
+            "wake_timeout": seconds(item.scaling.wake_timeout),
         },
         "serving": _serving(item.serving),
         "enabled": item.enabled,
-        "status": _state(Endpoint.State.Name(item.state)),
+        "status": status(Endpoint.State.Name(item.state)),
         "status_reason": item.state_reason,
         "degraded": item.degraded,
         "queue_position": item.queue_position or None,
         "ever_ready": item.ever_ready,
         "routing_key": item.routing_key,
         "url": url,
+        "wanted_replicas": item.wanted_replicas,
         "replicas": [replica(one) for one in item.replicas],
         "created_at": time(item, "create_time"),
         "updated_at": time(item, "update_time"),
@@ -84,7 +93,7 @@ def endpoint(item: Endpoint, url: str) -> Json:
 def _rollout(item: Rollout) -> Json:
     strategy = UpdateStrategy.Name(item.strategy)
     return {
-        "status": _state(Rollout.State.Name(item.state)),
+        "status": status(Rollout.State.Name(item.state)),
         "reason": item.reason,
         "strategy": strategy.removeprefix("UPDATE_STRATEGY_").lower(),
         "updated_replicas": item.updated_replicas,
@@ -100,50 +109,12 @@ def _rollout(item: Rollout) -> Json:
     }
 
 
-def explanation(item: ExplainEndpointResponse) -> Json:
-    """Return why an endpoint is where it is, and what it waits for."""
-    wait = item.wait
-    states = {one.replica_id: one.state for one in item.endpoint.replicas}
-    return {
-        "id": item.endpoint.endpoint_id,
-        "endpoint_id": item.endpoint.endpoint_id,
-        "status": _state(Endpoint.State.Name(item.endpoint.state)),
-        "status_reason": item.endpoint.state_reason,
-        "replicas": [
-            {
-                "replica_id": one.replica_id,
-                "status": _state(Replica.State.Name(states[one.replica_id])),
-                "node_id": one.node_id,
-                "placed_at": time(one, "place_time"),
-                "policy_version": one.why.policy_version,
-                "candidates": [
-                    {"node_id": node.node_id, "score": node.score} for node in one.why.candidates
-                ],
-                "candidate_count": one.candidates,
-                "rejected": dict(one.why.rejected),
-            }
-            for one in item.placements
-        ],
-        "wait": {
-            "missing_replicas": wait.missing_replicas,
-            "reason": wait.reason,
-            "queue_position": wait.queue_position or None,
-            "queue_length": wait.queue_length or None,
-            "retry_at": time(wait, "retry_time"),
-            "rejected": dict(wait.rejected),
-            "nominated_node_id": wait.nominated_node_id or None,
-        }
-        if item.HasField("wait")
-        else None,
-    }
-
-
 def replica(item: Replica) -> Json:
     """Return a replica."""
     return {
         "id": item.replica_id,
         "replica_id": item.replica_id,
-        "status": _state(Replica.State.Name(item.state)),
+        "status": status(Replica.State.Name(item.state)),
         "status_reason": item.state_reason,
         "node_id": item.node_id,
         "gpus": list(item.gpus),
@@ -176,7 +147,7 @@ def checkpoint(item: Checkpoint, *, files: bool = False) -> Json:
         "checkpoint_id": item.checkpoint_id,
         "org_id": item.org_id,
         "name": item.name,
-        "status": _state(Checkpoint.State.Name(item.state)),
+        "status": status(Checkpoint.State.Name(item.state)),
         "status_reason": item.state_reason,
         "uri": item.source_uri,
         "digest": item.digest,
@@ -210,7 +181,7 @@ def node(item: Node) -> Json:
     return {
         "id": item.node_id,
         "node_id": item.node_id,
-        "status": _state(Node.State.Name(item.state)),
+        "status": status(Node.State.Name(item.state)),
         "status_reason": item.reason,
         "hostname": offer.hostname,
         "region": offer.region,
@@ -298,14 +269,14 @@ def lineage(served: Endpoint, source: Checkpoint) -> Json:
             "id": served.endpoint_id,
             "endpoint_id": served.endpoint_id,
             "name": served.name,
-            "status": _state(Endpoint.State.Name(served.state)),
+            "status": status(Endpoint.State.Name(served.state)),
             "routing_key": served.routing_key,
             "serving": _serving(served.serving),
         },
         "engines": [
             {
                 "replica_id": one.replica_id,
-                "status": _state(Replica.State.Name(one.state)),
+                "status": status(Replica.State.Name(one.state)),
                 "engine_digest": one.engine_digest,
                 "engine_backend": one.engine_backend,
             }
@@ -337,5 +308,6 @@ def _serving(item: Any) -> Json:  # noqa: ANN401 - two messages have these three
     }
 
 
-def _state(name: str) -> str:
+def status(name: str) -> str:
+    """Return the name of a state as the API has it."""
     return name.removeprefix("STATE_").lower()

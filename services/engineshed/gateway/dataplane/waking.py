@@ -200,5 +200,10 @@ class Waking:
         return route is not None and route.status == IDLE
 
 
+def is_woken_by_requests(route: Route) -> bool:
+    """Tell whether requests are held while there is no replica, or would be."""
+    return route.HasField("wake_timeout") and route.status in _HOPEFUL
+
+
 def _has_other(route: Route, leaving: Collection[str]) -> bool:
     return any(replica.replica_id not in leaving for replica in route.replicas)
