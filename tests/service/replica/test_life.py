@@ -26,6 +26,13 @@ def seconds(duration: Duration) -> float:
     return duration.ToNanoseconds() / 1e9
 
 
+def is_deaf_to(number: signal.Signals, pid: int) -> bool:
+    """Tell whether a process blocks a signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    blocked = next(line.split()[1] for line in lines if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (number - 1) & 1)
+
+
 async def test_its_agent_asks_for_status_and_metrics(front: Front) -> None:
     async with front.control() as control:
         status = await control.GetStatus(GetStatusRequest())
@@ -113,6 +120,7 @@ async def test_when_its_host_shuts_down_it_finishes_what_is_there_and_refuses_th
 
     os.killpg(front.process.pid, signal.SIGTERM)  # all processes get it, its Triton too
     await front.reaches(Phase.PHASE_DRAINING)
+    assert is_deaf_to(signal.SIGTERM, front.state.triton_pid), "else it ends in a moment"
     os.killpg(front.process.pid, signal.SIGTERM)  # once more: that changes nothing
     async with front.control() as control:
         status = await control.GetStatus(GetStatusRequest())
