@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+from tests.ports import a_free_port
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 90.0
@@ -33,12 +33,6 @@ def wait_for(what: str, probe: Callable[[], T | None], seconds: float = 60.0) ->
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:g} s in vain for {what}")
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -212,7 +206,7 @@ def ok(answer: httpx.Response) -> Json:
 
 def start_stack(directory: Path, *options: str, port: int | None = None) -> Stack:
     """Start a stack and return once its gateway answers."""
-    port = port or free_port()
+    port = port or a_free_port()
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "up.log").open("ab") as log:
         process = subprocess.Popen(

@@ -6,11 +6,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nats.errors import Error as NatsError
+from tests.ports import a_free_port
 
 from engineshed.bus import Bus, BusUnavailableError
 from engineshed.bus.embedded import command, config_path, write_config
 
-from .conftest import a_free_port, eventually
+from .conftest import eventually
 
 NODES = ("n1", "n2", "n3")
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from nats.js import JetStreamContext
+from tests.ports import a_free_port as a_free_port
 
 from engineshed.api.scheduler.v1.events_pb2 import EndpointCreated
 from engineshed.bus import Bus
@@ -33,13 +33,6 @@ async def eventually(condition: Callable[[], object]) -> None:
             if await result if inspect.isawaitable(result) else result:
                 return
             await asyncio.sleep(0.01)
-
-
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Broker:

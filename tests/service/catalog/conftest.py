@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from tests import metrics
+from tests.ports import a_free_port
 
 from engineshed.api.catalog.v1.checkpoint_service_pb2 import (
     Checkpoint,
@@ -64,12 +65,6 @@ def refused(reason: str) -> Iterator[list[RemoteError]]:
     errors.append(error)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Catalog:
     """A catalog process and its broker, in one state directory."""
 
@@ -82,9 +77,9 @@ class Catalog:
         hashes = {name: hash_token(service_token(name)) for name in SERVICES}
         (credentials / "services.json").write_text(json.dumps(hashes))
         (credentials / "catalog.token").write_text(service_token("catalog"))
-        broker_port = free_port()
+        broker_port = a_free_port()
         self.nats = write_config(self.state_dir, broker_port).urls
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{a_free_port()}"
         self.settings = {
             "ENGINESHED_STATE_DIR": str(self.state_dir),
             "ENGINESHED_LISTEN": self.address,

@@ -13,7 +13,8 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.service.bus.conftest import Broker, a_free_port
+from tests.ports import a_free_port
+from tests.service.bus.conftest import Broker
 from tests.service.scheduler import fake_catalog, scripted_agent
 
 from engineshed import ids
@@ -91,9 +92,12 @@ class Stack:
             following = health_pb2_grpc.HealthStub(channel).Watch(
                 health_pb2.HealthCheckRequest(service=LEADER), wait_for_ready=True, timeout=DEADLINE
             )
-            for health in following:
-                if health.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
+            try:
+                for health in following:
+                    if health.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+            except grpc.RpcError as error:
+                raise AssertionError(f"it does not lead: {self.log()[-3000:]}") from error
 
     async def listens(self) -> bool:
         host, _, port = self.address.partition(":")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.service.bus.conftest import a_free_port
+from tests.ports import a_free_port
 from tests.service.eventstore.servers import PostgresServer
 from tests.service.scheduler.scripted_agent import ScriptedAgent
 from tests.service.scheduler.stack import Stack, Tenant, eventually
