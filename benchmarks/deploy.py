@@ -6,28 +6,17 @@ takes more is what the platform does: admit, place, tell the agent, find the eng
 front, load the tokenizer, test the engine, publish the route, and pass the request through.
 """
 
-import asyncio
 import json
 import os
-import shutil
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import grpc
 from benchmarks.harness import Figure, Report, Target
+from benchmarks.parts.by_hand import TritonByHand
 from benchmarks.parts.stack import SAMPLE, Json, Stack, running_stack, until
-from tritonclient.grpc import service_pb2_grpc
-
-from engineshed.replica.engine import Generation, build_request
-from engineshed.triton.control import load_model, wait_until_live
-from engineshed.triton.engine import MODEL_NAME
-from engineshed.triton.installation import find_triton, prepare_backends
-from engineshed.triton.launch import Ports, server_command
 
 ROUNDS: Final = int(os.environ.get("BENCH_DEPLOY_ROUNDS", "5"))
 
@@ -44,12 +33,10 @@ def main() -> None:
         with running_stack(state) as stack:
             endpoint = stack.deploy("first")  # builds the engine
             replica = state / "agent" / "replicas" / endpoint["replicas"][0]["replica_id"]
-            spec = json.loads((replica / "spec.json").read_text())
-            shutil.copytree(replica / "models", models, symlinks=True)
+            triton = TritonByHand.like(replica, models)
             _remove(stack, endpoint)
             for number in range(ROUNDS):
-                backends, threads = Path(spec["tritonDirectory"]), spec["threads"]
-                by_hand.append(asyncio.run(_by_hand(models, backends, threads)))
+                by_hand.append(triton.first_token_seconds())
                 ours.append(_deployed(stack, f"number-{number}"))
     report = Report("deploy")
     name, baseline = "from POST to the first token, warm cache", "Triton by hand"
@@ -108,36 +95,6 @@ def _remove(stack: Stack, endpoint: Json) -> None:
         return not any((stack.directory / "agent" / "replicas").iterdir()) or None
 
     until("the replica to be gone", gone, _PATIENCE)
-
-
-async def _by_hand(models: Path, backends: Path, threads: int) -> float:
-    installation = find_triton()
-    prepared = prepare_backends(installation, backends)
-    began = time.monotonic()
-    command = server_command(
-        installation, models, Ports.free(), prepared, exit_timeout_secs=0, threads=threads or None
-    )
-    process = await asyncio.create_subprocess_exec(
-        *command.argv, env=command.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        await wait_until_live(command.ports.http, _PATIENCE)
-        await load_model(command.ports.http, MODEL_NAME, _PATIENCE)
-        request = build_request(Generation(prompt=(0,), max_tokens=1), "by-hand", end_id=None)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{command.ports.grpc}") as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            async for answer in stub.ModelStreamInfer(_once(request)):
-                if answer.error_message:
-                    raise RuntimeError(f"Triton by hand: {answer.error_message}")
-                return time.monotonic() - began
-        raise RuntimeError("Triton by hand gave no token")
-    finally:
-        process.terminate()
-        await process.wait()
-
-
-async def _once(request: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - tritonclient has no types
-    yield request
 
 
 if __name__ == "__main__":

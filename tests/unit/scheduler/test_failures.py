@@ -38,6 +38,19 @@ def test_a_crashed_replica_gets_a_successor_with_a_new_id(world: World) -> None:
     assert world.live(endpoint_id)[0].replica_id != old
 
 
+def test_a_replica_that_was_steady_is_replaced_at_once(world: World) -> None:
+    endpoint_id = world.running()
+    world.sleep(61)
+    world.crash(endpoint_id)
+
+    world.plan()
+    assert len(world.live(endpoint_id)) == 1
+
+    world.crash(endpoint_id)
+    world.plan()
+    assert world.live(endpoint_id) == [], "what fails again pauses first"
+
+
 def test_the_pause_doubles_up_to_a_minute() -> None:
     row: tuple[Failure, ...] = ()
     pauses = []

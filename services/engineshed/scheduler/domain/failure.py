@@ -53,8 +53,11 @@ def row_after(row: Sequence[Failure], failure: Failure) -> tuple[Failure, ...]:
 
 
 def retry_at(row: Sequence[Failure]) -> datetime | None:
-    """Return when the next try is due; None: at once."""
-    if not row:
+    """Return when the next try is due; None: at once.
+
+    What had proved itself is replaced at once; only what fails again has to pause.
+    """
+    if not any(failure.early for failure in row):
         return None
     return row[-1].at + min(_LONGEST_PAUSE, _FIRST_PAUSE * (1 << (len(_tries(row)) - 1)))
 
