@@ -9,8 +9,19 @@ import typer
 
 from engineshed.cli.catalog import name_of, source_uri
 from engineshed.cli.client import ApiError, Client, Json, find_connection
-from engineshed.cli.endpoints import ENDPOINTS, Reference, Wait, find
-from engineshed.cli.output import Format, Output, err, out, print_object
+from engineshed.cli.endpoints import (
+    ENDPOINTS,
+    IDLE_AFTER,
+    MAX_REPLICAS,
+    MIN_REPLICAS,
+    WAKE_TIMEOUT,
+    Reference,
+    Wait,
+    find,
+    scaling,
+    show,
+)
+from engineshed.cli.output import Format, Output, err, out
 from engineshed.cli.progress import wait_for_checkpoint, wait_for_endpoint
 
 
@@ -34,8 +45,10 @@ def deploy(
         ),
     ] = 0,
     region: Annotated[str, typer.Option(help="Default: the only one.")] = "",
-    replicas: Annotated[int, typer.Option(min=1, help="Replicas to keep running.")] = 1,
-    max_replicas: Annotated[int, typer.Option(min=0, help="Default: as many.")] = 0,
+    replicas: Annotated[int, MIN_REPLICAS] = 1,
+    max_replicas: Annotated[int | None, MAX_REPLICAS] = None,
+    idle_after: Annotated[float | None, IDLE_AFTER] = None,
+    wake_timeout: Annotated[float | None, WAKE_TIMEOUT] = None,
     max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
     quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
@@ -45,11 +58,16 @@ def deploy(
     wait: Wait = False,
     output: Output = Format.TEXT,
 ) -> None:
-    """Serve a model on GPUs reserved for it."""
+    """Serve a model on GPUs reserved for it.
+
+    With --max-replicas above --min-replicas load decides how many run. With --min-replicas 0 none
+    does while nobody uses it: it is idle and holds no GPU. The next request wakes it, and is held
+    until a replica is ready.
+    """
     client = Client(find_connection())
     body: Json = {
         "name": name or (name_of(model) if _is_source(model) else model.rpartition("/")[2]),
-        "scaling": {"min_replicas": replicas, "max_replicas": max_replicas or replicas},
+        "scaling": scaling(replicas, max_replicas or max(replicas, 1), idle_after, wake_timeout),
         **_model(client, model),
     }
     optional = {
@@ -66,7 +84,10 @@ def deploy(
     endpoint = client.post(ENDPOINTS, body)
     if wait:
         endpoint = wait_for_endpoint(client, endpoint["endpoint_id"], "running", err)
-    print_object(endpoint, output)
+    show(endpoint, output)
+    if endpoint["status"] == "idle":
+        hint = f"It is idle; the first request wakes it: shed chat {endpoint['routing_key']} …"
+        err.print(hint, markup=False, highlight=False, soft_wrap=True)
 
 
 def chat(

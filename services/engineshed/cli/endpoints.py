@@ -1,11 +1,12 @@
 """`shed endpoints …`, and finding an endpoint by what a person would call it."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from engineshed.cli.client import Client, Json, find_connection
+from engineshed.cli.durations import METAVAR, seconds
 from engineshed.cli.naming import find_named
 from engineshed.cli.output import (
     Column,
@@ -32,11 +33,31 @@ Reference = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done.")]
 
+# Options of commands that say how many replicas an endpoint has.
+MIN_REPLICAS: Final = typer.Option(
+    "--min-replicas",
+    "--replicas",
+    min=0,
+    help="Replicas to keep running; 0: none while nobody uses it.",
+)
+MAX_REPLICAS: Final = typer.Option(min=1, help="What load may add up to.")
+IDLE_AFTER: Final = typer.Option(
+    parser=seconds,
+    metavar=METAVAR,
+    help="With --min-replicas 0: how long after the last request its last replica goes, e.g. 5m.",
+)
+WAKE_TIMEOUT: Final = typer.Option(
+    parser=seconds,
+    metavar=METAVAR,
+    help="With --min-replicas 0: how long a request is held until a replica is ready, e.g. 60s; "
+    "then it is answered 503. 0: not at all.",
+)
+
 _COLUMNS: list[Column] = [
     ("ENDPOINT", lambda item: item["endpoint_id"]),
     ("NAME", lambda item: item["name"]),
     ("STATUS", lambda item: colored(item["status"])),
-    ("READY", lambda item: f"{_ready(item)}/{item['scaling']['min_replicas']}"),
+    ("READY", lambda item: _ready(item)),
     ("GPUS", lambda item: f"{item['gpu_count']}x {item['gpu_type']}"),
     ("ROUTING KEY", lambda item: item["routing_key"]),
     ("AGE", lambda item: age(item["created_at"])),
@@ -68,7 +89,7 @@ def list_endpoints(
 @app.command("get")
 def get_endpoint(endpoint: Reference, output: Output = Format.TEXT) -> None:
     """Show one endpoint with its replicas."""
-    print_object(find(Client(find_connection()), endpoint), output)
+    show(find(Client(find_connection()), endpoint), output)
 
 
 @app.command("stop")
@@ -91,8 +112,10 @@ def update_endpoint(
     gpu_count: Annotated[
         int, typer.Option("--gpu-count", "--gpus", min=0, help="GPUs of each replica.")
     ] = 0,
-    replicas: Annotated[int, typer.Option(min=0, help="Replicas to keep running.")] = 0,
-    max_replicas: Annotated[int, typer.Option(min=0, help="What load may add up to.")] = 0,
+    replicas: Annotated[int | None, MIN_REPLICAS] = None,
+    max_replicas: Annotated[int | None, MAX_REPLICAS] = None,
+    idle_after: Annotated[float | None, IDLE_AFTER] = None,
+    wake_timeout: Annotated[float | None, WAKE_TIMEOUT] = None,
     max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
     quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
@@ -109,6 +132,8 @@ def update_endpoint(
     Another checkpoint, other GPUs or serving parameters replace the replicas one by one, and each
     old one serves until its replacement is ready. If the new ones cannot be served, the old ones
     stay.
+
+    With --min-replicas 0 it is idle and holds no GPU while nobody uses it: see shed deploy --help.
     """
     client = Client(find_connection())
     found = find(client, endpoint)
@@ -118,9 +143,11 @@ def update_endpoint(
         gpu_count=gpu_count,
         name=name,
         description=description,
-        scaling=_given(
-            min_replicas=replicas,
-            max_replicas=max_replicas or (replicas and _most(found, replicas)),
+        scaling=scaling(
+            replicas,
+            _most(found, replicas) if max_replicas is None else max_replicas,
+            idle_after,
+            wake_timeout,
         ),
         serving=_given(max_context=max_context, precision=precision, quantization=quantization),
     )
@@ -131,7 +158,7 @@ def update_endpoint(
     changed = client.patch(f"{ENDPOINTS}/{found['endpoint_id']}", body)
     if wait:
         changed = wait_for_rollout(client, found["endpoint_id"], err)
-    print_object(changed, output)
+    show(changed, output)
 
 
 @app.command("rollback")
@@ -144,7 +171,7 @@ def roll_back_endpoint(
     changed = client.post(f"{ENDPOINTS}/{endpoint_id}/rollback")
     if wait:
         changed = wait_for_rollout(client, endpoint_id, err)
-    print_object(changed, output)
+    show(changed, output)
 
 
 @app.command("delete")
@@ -158,7 +185,30 @@ def delete_endpoint(
     found = find(client, endpoint)
     if not yes:
         typer.confirm(f"Terminate {found['name']} ({found['endpoint_id']}) for good?", abort=True)
-    print_object(client.delete(f"{ENDPOINTS}/{found['endpoint_id']}"), output)
+    show(client.delete(f"{ENDPOINTS}/{found['endpoint_id']}"), output)
+
+
+def show(endpoint: Json, output: Format) -> None:
+    """Print an endpoint."""
+    if output is Format.TEXT:
+        endpoint = endpoint | {"ready": _ready(endpoint)}
+    print_object(endpoint, output)
+
+
+def scaling(
+    replicas: int | None,
+    max_replicas: int | None,
+    idle_after: float | None,
+    wake_timeout: float | None,
+) -> Json:
+    """Return what is said of scaling, as the API has it."""
+    said = {
+        "min_replicas": replicas,
+        "max_replicas": max_replicas,
+        "idle_after": idle_after,
+        "wake_timeout": wake_timeout,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _given(**fields: object) -> Json:
@@ -166,12 +216,14 @@ def _given(**fields: object) -> Json:
     return {key: value for key, value in fields.items() if value}
 
 
-def _most(endpoint: Json, replicas: int) -> int:
+def _most(endpoint: Json, replicas: int | None) -> int | None:
     """Return up to how many replicas it may have: one of a fixed number keeps to that."""
-    scaling = endpoint["scaling"]
-    if scaling["max_replicas"] == scaling["min_replicas"]:
-        return replicas
-    return max(replicas, int(scaling["max_replicas"]))
+    if replicas is None:
+        return None
+    before = endpoint["scaling"]
+    if before["max_replicas"] == before["min_replicas"]:
+        return max(replicas, 1)
+    return max(replicas, int(before["max_replicas"]))
 
 
 def explain(endpoint: Reference, output: Output = Format.TEXT) -> None:
@@ -198,9 +250,13 @@ def _explained(found: Json) -> Iterator[str]:
         for candidate in replica["candidates"]:
             yield f"  {candidate['score']:>12,.0f}  {candidate['node_id']}"
         yield from _rejected(replica)
-    wait = found["wait"]
-    if wait is None:
-        return
+    if found["wait"] is not None:
+        yield from _explained_wait(found["wait"])
+    if found["scaling"] is not None:
+        yield from _explained_scaling(found["scaling"])
+
+
+def _explained_wait(wait: Json) -> Iterator[str]:
     missing = wait["missing_replicas"]
     yield f"{missing} replica{'s are' if missing > 1 else ' is'} not placed: {wait['reason']}"
     if wait["queue_position"]:
@@ -211,6 +267,20 @@ def _explained(found: Json) -> Iterator[str]:
     if wait["nominated_node_id"]:
         yield f"  kept for it: {wait['nominated_node_id']}"
     yield from _rejected(wait)
+
+
+def _explained_scaling(scaling: Json) -> Iterator[str]:
+    yield f"load scales it to {scaling['target']:g} requests in flight for each replica"
+    yield f"  now: {scaling['reason']}"
+    load = scaling["load"]
+    if load is not None:
+        high = "?" if load["high"] is None else f"{load['high']:.1f}"
+        yield f"  in flight: {load['in_flight']:.1f}, lately {load['low']:.1f} to {high}"
+        if load["idle_seconds"]:
+            yield f"  without a request for {load['idle_seconds']:.0f} s"
+    last = scaling["last"]
+    if last is not None:
+        yield f"  changed from {last['replicas_before']} at {last['decided_at']}: {last['reason']}"
 
 
 def _rejected(item: Json) -> Iterator[str]:
@@ -224,8 +294,9 @@ def _act(reference: str, verb: str, wanted: str | None, output: Format) -> None:
     endpoint = client.post(f"{ENDPOINTS}/{endpoint_id}/{verb}")
     if wanted:
         endpoint = wait_for_endpoint(client, endpoint_id, wanted, err)
-    print_object(endpoint, output)
+    show(endpoint, output)
 
 
-def _ready(endpoint: Row) -> int:
-    return sum(replica["status"] == "ready" for replica in endpoint["replicas"])
+def _ready(endpoint: Row) -> str:
+    ready = sum(replica["status"] == "ready" for replica in endpoint["replicas"])
+    return f"{ready}/{endpoint['wanted_replicas']}"

@@ -35,6 +35,7 @@ _COLORS = {
     "ready": "green",
     "registered": "green",
     "joined": "green",
+    "idle": "cyan",
     "failed": "red",
     "lost": "red",
     "stopped": "dim",

@@ -57,6 +57,8 @@ def wait_for_checkpoint(client: Client, checkpoint_id: str, console: Console) ->
 def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Console) -> Json:
     """Return the endpoint once its status is `wanted`.
 
+    One that is to run, but has no replica while nobody uses it, is as wanted when it is idle.
+
     Raises:
         ApiError: it failed, or ended otherwise.
     """
@@ -66,7 +68,7 @@ def wait_for_endpoint(client: Client, endpoint_id: str, wanted: str, console: Co
             endpoint = _get(client, f"/v0/dedicated_endpoints/{endpoint_id}")
             stages.show(endpoint)
             status = endpoint["status"]
-            if status == wanted:
+            if status == wanted or (status, wanted) == ("idle", "running"):
                 stages.finish()
                 return endpoint
             if status in ("failed", "terminated") or (status, wanted) == ("stopped", "running"):
@@ -88,7 +90,7 @@ def wait_for_rollout(client: Client, endpoint_id: str, console: Console) -> Json
             stages.show(endpoint)
             if endpoint["status"] in ("failed", "terminated"):
                 raise ApiError(f"the endpoint is {endpoint['status']}: {endpoint['status_reason']}")
-            if rollout is None and endpoint["status"] in ("running", "stopped"):
+            if rollout is None and endpoint["status"] in ("running", "idle", "stopped"):
                 stages.finish()
                 return endpoint
             if rollout is not None and rollout["status"] == "failed":

@@ -1,8 +1,7 @@
 """`shed logs` and `shed events`: what happens."""
 
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -10,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from engineshed.cli.client import Client, Json, find_connection
+from engineshed.cli.durations import duration
 from engineshed.cli.endpoints import ENDPOINTS, Reference, find
 from engineshed.cli.output import Format, Output, out, print_json
 
@@ -17,8 +17,6 @@ ALL_EVENTS: Final = "/v0/events"
 
 _LINES: Final = 200
 _PAGE: Final = 10_000  # lines
-_AGO: Final = re.compile(r"(?P<number>\d{1,9}(\.\d{1,9})?)(?P<unit>[smhdw])")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Source(StrEnum):
@@ -97,8 +95,8 @@ def moment(text: str, now: datetime) -> str:
     if not text:
         return ""
     try:
-        if ago := _AGO.fullmatch(text):
-            at = now - timedelta(**{_UNITS[ago["unit"]]: float(ago["number"])})
+        if (ago := duration(text)) is not None:
+            at = now - ago
         else:
             at = datetime.fromisoformat(text).astimezone(UTC)  # without a zone it is local time
     except (ValueError, OverflowError) as error:

@@ -55,6 +55,16 @@ def test_a_refusal_is_told_at_once() -> None:
         wait(ApiError("no such endpoint", 404))
 
 
+def test_one_that_has_no_replica_while_nobody_uses_it_is_waited_for_until_it_is_idle() -> None:
+    assert wait(endpoint("provisioning"), endpoint("idle"))["status"] == "idle"
+
+
+def test_a_rollout_is_done_when_an_endpoint_is_idle() -> None:
+    answers = Answers(endpoint("idle") | {"rollout": None})
+    found = progress.wait_for_rollout(answers, "ep_1", Console(file=io.StringIO()))
+    assert found["status"] == "idle"
+
+
 def node(status: str, *holders: str | None) -> Json:
     return {"status": status, "gpus": [{"replica_id": one} for one in holders]}
 
