@@ -123,7 +123,8 @@ def _read(pid: int) -> _Entry | None:
         parent=int(fields[1]),
         session=int(fields[3]),
         start_ticks=int(fields[19]),
-        ended=fields[0] in _ENDED,
+        # The first thread may have ended before the others, which hold memory and devices still.
+        ended=fields[0] in _ENDED and int(fields[17]) <= 1,
     )
 
 

@@ -174,7 +174,6 @@ class Keeper:
             return life.Ended(record.outcome)
         if record.process is None:
             return self._look_at_preparation()
-        ended = exit_of(self._child) if self._child else ""
         alive = processes.is_alive(record.process)
         watch = self._watch
         await watch.look(uptime(), alive=alive)
@@ -185,7 +184,7 @@ class Keeper:
                 intended=record.intended,
                 rebooted=record.process.boot_id != self._means.boot_id,
                 watched=self._watched,
-                exit=ended,
+                exit=exit_of(self._child) if self._child else "",
             )
         self._watched = True
         await self._find_triton(record.process)

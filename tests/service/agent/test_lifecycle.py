@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 
+import psutil
 import pytest
 from tests.service.bus.conftest import Broker
 
@@ -231,6 +232,8 @@ async def test_stopping_ends_the_front_and_all_that_came_of_it(host: Host) -> No
     assert (stopped.state, stopped.code) == (Replica.STATE_STOPPED, "")
     assert not processes.is_alive(front)
     assert not processes.is_alive(triton)
+    assert host.agent is not None
+    assert not psutil.Process(host.agent.pid).children(), "it has reaped the front"
 
 
 async def test_draining_waits_for_the_last_request(host: Host) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from engineshed import processes
@@ -67,6 +68,30 @@ def test_a_zombie_is_not_alive(start: Start) -> None:
 
     with pytest.raises(ProcessGoneError):
         processes.identify(process.pid)
+
+
+async def test_a_process_is_alive_until_its_last_thread_has_ended(start: Start) -> None:
+    process = start(
+        "import ctypes, threading, time\n"
+        "def go_on():\n"
+        "    print('up', flush=True)\n"
+        "    time.sleep(60)\n"
+        "threading.Thread(target=go_on).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"  # the first, by which the kernel lists it
+    )
+    first_line(process)
+    identity = processes.identify(process.pid)
+    async with asyncio.timeout(30):
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+
+    assert process.poll() is None
+    assert processes.is_alive(identity)
+    assert identity in processes.family(identity)
+
+    process.kill()
+    assert await processes.wait_until_gone([identity], seconds=30)
+    assert process.poll() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("changed", [{"start_ticks": 1}, {"boot_id": "another"}])
