@@ -149,7 +149,8 @@ class Front:
         """
         await self._retiring.wait()
         await _wait(self._heard.wait(), _HEAR_SECONDS)
-        await _wait(self._admission.empty(), _FINISH_SECONDS)
+        if not await _wait(self._admission.empty(), _FINISH_SECONDS):
+            log.warning("requests_unfinished", in_flight=self.in_flight)
         stop.set()
 
     async def _listen(self) -> None:

@@ -1,15 +1,22 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from .fronts import Front, text_of
+from engineshed.api.replica.v1.replica_service_pb2 import GetStatusRequest
+
+from .fronts import DEADLINE, MAX_CONTEXT, SECRET, Front, text_of
 
 LONG = {"max_tokens": 300, "temperature": 0}
+SLOW = "x[forever][slow]"
+IN_FLIGHT = "engineshed_replica_requests_in_flight"
+ADMITTED = "engineshed_replica_requests_admitted_total"
+REFUSED = "engineshed_replica_requests_refused_total"
 
 
-def begin(front: Front, prompt: str = "x[forever][slow]", **fields: Any) -> asyncio.Task[Any]:
+def begin(front: Front, prompt: str = SLOW, **fields: Any) -> asyncio.Task[Any]:
     """A long request, in the background."""
     return asyncio.create_task(front.complete(prompt, **{**LONG, **fields}))
 
@@ -18,6 +25,24 @@ async def leave(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def leave_a_stream(front: Front, n: int) -> None:
+    async with front.streaming(SLOW, n=n, **LONG):
+        pass
+
+
+async def half_a_request(front: Front) -> asyncio.StreamWriter:
+    """Send a head that promises more than comes."""
+    url = urlsplit(front.state.http_url)
+    _, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nhost: replica\r\ncontent-length: 1000\r\n"
+        b"authorization: Bearer " + SECRET.encode() + b"\r\n\r\n"
+        b'{"prompt": "hello'
+    )
+    await writer.drain()
+    return writer
 
 
 async def test_what_exceeds_the_limit_is_refused_and_disturbs_nobody(
@@ -53,7 +78,7 @@ async def test_a_client_that_goes_away_frees_its_place_at_once(front: Front, str
 
 
 async def test_a_client_that_leaves_in_the_middle_of_a_stream_stops_it(front: Front) -> None:
-    async with front.streaming("x[forever][slow]", n=4, **LONG):
+    async with front.streaming(SLOW, n=4, **LONG):
         await front.in_flight(1)
     await front.in_flight(0)
 
@@ -92,18 +117,63 @@ async def test_what_cannot_be_made_text_is_an_error_too(front: Front) -> None:
     assert status == 500
 
 
+async def test_a_client_that_leaves_before_all_of_its_body_has_come_was_never_in(
+    front: Front,
+) -> None:
+    admitted, gone = await front.metric(ADMITTED), front.log.count("client_gone")
+    clients = [await half_a_request(front) for _ in range(20)]  # more than it takes at once
+
+    assert (await front.complete("hello", temperature=0))["choices"][0]["text"] == "hello"
+    for client in clients:
+        client.transport.abort()
+    async with asyncio.timeout(DEADLINE):
+        while front.log.count("client_gone") < gone + len(clients):
+            await asyncio.sleep(0.01)
+
+    assert await front.metric(ADMITTED) == admitted + 1
+    assert await front.metric(IN_FLIGHT) == 0
+
+
+async def test_requests_that_are_refused_were_never_in(front: Front) -> None:
+    admitted, refused = await front.metric(ADMITTED), await front.metric(REFUSED)
+    hanging = [begin(front, "[hang]") for _ in range(8)]
+    await front.in_flight(8)
+
+    refusals = [front.refusal("/v1/completions", {"prompt": "one more"}) for _ in range(20)]
+    assert {status for status, _ in await asyncio.gather(*refusals)} == {503}
+    assert await front.metric(IN_FLIGHT) == 8
+    await leave(*hanging[:3])
+    await front.in_flight(5)
+    for body in (b"{", {"prompt": 1}, {"prompt": "a", "model": "another"}):
+        assert (await front.refusal("/v1/completions", body))[0] in {400, 404}
+    assert await front.metric(IN_FLIGHT) == 5
+    await leave(*hanging)
+    await front.in_flight(0)
+
+    assert await front.metric(ADMITTED) == admitted + 8
+    assert await front.metric(REFUSED) == refused + 20
+
+
 async def test_the_count_is_exact_after_all_kinds_of_ends(front: Front) -> None:
-    admitted = await front.metric("engineshed_replica_requests_admitted_total")
-    kinds = ["a", "[fail]", "[break]", "x[forever][slow]", "[hang]"]
-    tasks = [begin(front, kind, n=n, max_tokens=40) for kind in kinds[:-1] for n in (1, 2)]
-    await asyncio.gather(*tasks, return_exceptions=True)
-    hanging = begin(front, kinds[-1], n=2)
-    await front.in_flight(1)
-    await leave(hanging)
+    admitted = await front.metric(ADMITTED)
+    too_long = "x" * (MAX_CONTEXT + 1)
+    kinds = ["a", "[fail]", "[break]", "[stray]", SLOW, too_long]
+    for n in (1, 2):
+        tasks = [begin(front, kind, n=n, max_tokens=40) for kind in kinds]
+        leaving = asyncio.create_task(leave_a_stream(front, n))
+        hanging = begin(front, "[hang]", n=n)
+        *ends, _ = await asyncio.gather(*tasks, leaving, return_exceptions=True)
+        assert [isinstance(end, dict) for end in ends] == [kind in {"a", SLOW} for kind in kinds]
+        await front.in_flight(1)
+        await leave(hanging)
 
     await front.in_flight(0)
-    now = await front.metric("engineshed_replica_requests_admitted_total")
-    assert now == admitted + 9
+    assert await front.metric(ADMITTED) == admitted + 2 * (len(kinds) + 2)
+    async with front.control() as control:
+        first = await control.GetStatus(GetStatusRequest())
+        second = await control.GetStatus(GetStatusRequest())
+    assert first.in_flight_seconds == second.in_flight_seconds
+    assert 0 < first.idle_age.ToNanoseconds() < second.idle_age.ToNanoseconds()
 
 
 async def test_health_and_models_are_shown(front: Front) -> None:

@@ -153,6 +153,19 @@ async def test_when_its_host_shuts_down_it_is_there_until_its_agent_has_heard_of
     assert front.state.phase == Phase.PHASE_STOPPED
 
 
+async def test_when_its_host_shuts_down_clients_that_leave_do_not_keep_it(start: Start) -> None:
+    front = await (await start()).ready()
+    hanging = asyncio.create_task(front.complete("[hang]", **LONG))
+    async with front.streaming("x[forever][slow]", **LONG):
+        await front.in_flight(2)
+        front.process.send_signal(signal.SIGTERM)
+        await front.reaches(Phase.PHASE_DRAINING)
+    hanging.cancel()
+
+    assert await front.exits() == 0
+    assert "requests_unfinished" not in front.log
+
+
 @pytest.mark.parametrize("drains", [False, True])
 async def test_told_to_stop_it_says_so_to_streams_and_leaves_nothing_behind(
     start: Start, *, drains: bool
