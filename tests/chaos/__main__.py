@@ -11,15 +11,24 @@ import logging
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 import structlog
+
+# Set for the program once it runs in a mount namespace of its own, which goes with it.
+_OWN_MOUNTS: Final = "CHAOS_OWN_MOUNTS"
+_UNSHARE: Final = ("unshare", "--mount", "--propagation", "private")
 
 
 def main() -> int:
     """Run as the command line says; return the exit status."""
+    if _OWN_MOUNTS not in os.environ and _may_mount():
+        command = (*_UNSHARE, sys.executable, "-m", "tests.chaos", *sys.argv[1:])
+        os.execvpe(command[0], command, {**os.environ, _OWN_MOUNTS: "1"})
     # Before gRPC is imported: its handlers of fork() are in the way of starting the database.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     from tests.chaos.run import Options, run, say
@@ -27,7 +36,13 @@ def main() -> int:
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     arguments = _arguments()
-    shape = Shape(arguments.schedulers, arguments.gateways, arguments.agents, arguments.database)
+    shape = Shape(
+        arguments.schedulers,
+        arguments.gateways,
+        arguments.agents,
+        arguments.database,
+        own_disks=_OWN_MOUNTS in os.environ,
+    )
     say(f"seed {arguments.seed}; again with: {_repeat(arguments)}")
     directory = Path(arguments.directory or tempfile.mkdtemp(prefix="chaos-")).absolute()
     result = asyncio.run(run(Options(arguments.seconds, arguments.seed, shape), directory))
@@ -39,13 +54,22 @@ def main() -> int:
     return 0 if result.good else 1
 
 
+def _may_mount() -> bool:
+    """Tell whether hosts can have disks of their own here, to be filled."""
+    if os.geteuid() != 0 or shutil.which(_UNSHARE[0]) is None:
+        return False
+    mount = "mount -t tmpfs tmpfs /mnt"
+    done = subprocess.run([*_UNSHARE, "sh", "-c", mount], capture_output=True, check=False)
+    return done.returncode == 0
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120, help="how long faults go on")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--schedulers", type=int, default=2)
     parser.add_argument("--gateways", type=int, default=2)
-    parser.add_argument("--agents", type=int, default=2)
+    parser.add_argument("--agents", type=int, default=3)
     parser.add_argument("--database", choices=("postgresql", "sqlite"), default="postgresql")
     parser.add_argument("--directory", help="where to run, and leave everything")
     return parser.parse_args()

@@ -70,7 +70,7 @@ def gpus_held_twice(events: Iterable[Event]) -> list[str]:
     held: dict[tuple[str, int], str] = {}
     twice: list[str] = []
     for event in events:
-        match _unpacked(event):
+        match unpacked(event):
             case scheduler.ReplicaPlaced() as placed:
                 for gpu in placed.gpus:
                     if (placed.node_id, gpu) in held:
@@ -80,6 +80,12 @@ def gpus_held_twice(events: Iterable[Event]) -> list[str]:
                 gone = ended.replica_id
                 held = {where: who for where, who in held.items() if who != gone}
     return twice
+
+
+def unpacked(event: Event) -> Message:
+    """Return the message of an event."""
+    message_class = GetMessageClass(Default().FindMessageTypeByName(event.data.TypeName()))
+    return message_class.FromString(event.data.value)
 
 
 def _as_published(service: str, event: Event) -> Published:
@@ -106,13 +112,8 @@ def _as_published(service: str, event: Event) -> Published:
     return Published(
         f"engineshed.events.v1.{service}.{event.org_id}.{aggregate}.{object_id}.{kind}",
         {name: value for name, value in attributes.items() if value},
-        _unpacked(event).SerializeToString(deterministic=True),
+        unpacked(event).SerializeToString(deterministic=True),
     )
-
-
-def _unpacked(event: Event) -> Message:
-    message_class = GetMessageClass(Default().FindMessageTypeByName(event.data.TypeName()))
-    return message_class.FromString(event.data.value)
 
 
 def _out_of_order(published: Iterable[Published]) -> Iterable[str]:

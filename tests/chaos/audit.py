@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -10,15 +10,21 @@ from typing import Final
 from urllib.parse import unquote
 
 import aiohttp
+import grpc
 import nats
 from tests.chaos.accounts import Comparison, Published, compare, gpus_held_twice
-from tests.chaos.clients import ENDPOINTS, Api, Asker, Endpoint, Json, Owner, Tokens
+from tests.chaos.bills import Interval, beyond, billed, wrong_bills
+from tests.chaos.clients import ENDPOINTS, NODES, Api, Asker, Json, Tokens
+from tests.chaos.owners import Endpoint, is_done
+from tests.chaos.truth import fleet, unsettled
 from tests.chaos.world import World
 from tests.service.scheduler.scripted_agent import ScriptedAgent
 
 from engineshed.api.catalog.v1 import events_pb2 as catalog_events
 from engineshed.api.events.v1.event_service_pb2 import Event, ReadEventsRequest
 from engineshed.api.events.v1.event_service_pb2_grpc import EventServiceStub
+from engineshed.api.scheduler.v1.scheduling_service_pb2 import ReplayDecisionsRequest
+from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import SchedulingServiceStub
 from engineshed.bus import Bus, ReceivedEvent, consume
 from engineshed.rpc import LEADER, open_channel
 
@@ -28,6 +34,7 @@ SETTLED_WITHIN_S: Final = 180.0
 
 _READ_S: Final = 30.0
 _ENDED: Final = ("stopped", "failed")
+_ACTUAL: Final = ("description", "enabled", "scaling", "serving", "gpu_count", "deployment")
 
 
 class Subscriber:
@@ -54,16 +61,27 @@ class Findings:
     events: Comparison = field(default_factory=Comparison)
     not_consumed: Sequence[str] = ()
     held_twice: Sequence[str] = ()
+    gpus_differ: Sequence[str] = ()  # between database, endpoints and hosts
     not_in_effect: Sequence[str] = ()  # of what was acknowledged
+    endpoints_unsettled: Sequence[str] = ()
+    untrue_reasons: Sequence[str] = ()
+    waiting: int = 0  # endpoints that miss replicas, and say truly why
     wrong_tokens: Sequence[str] = ()
     not_recovered: Sequence[str] = ()
+    wrong_bills: Sequence[str] = ()
+    bills: int = 0
+    replayed: int | None = None  # turns; None: this scheduler keeps none
+    replayed_otherwise: int = 0
 
     @property
     def unsettled(self) -> Sequence[str]:
         """What time may still mend."""
         return [
             *self.not_recovered,
+            *self.endpoints_unsettled,
+            *self.untrue_reasons,
             *self.not_in_effect,
+            *self.gpus_differ,
             *self.wrong_tokens,
             *(f"{event_id} is not published" for event_id in self.events.missing),
             *(f"{event_id} is not consumed" for event_id in self.not_consumed),
@@ -77,12 +95,13 @@ class Audit:
     world: World
     api: Api
     session: aiohttp.ClientSession  # without a token
-    owners: Sequence[Owner]
-    others: set[str]  # endpoints that are there beside the owners'
+    endpoints: Sequence[Endpoint]  # all that were ever created
     tokens: Tokens
     askers: Sequence[Asker]
     paper: Sequence[ScriptedAgent]
     subscriber: Subscriber
+    disturbed: Sequence[Interval]
+    shared_gpus: Sequence[str]  # seen all along
 
     async def settle(self, tell: Callable[[str], None]) -> Findings:
         """Return once all is well, or what is not after a long time."""
@@ -92,6 +111,7 @@ class Audit:
             findings = await self.look()
             first = next(iter(findings.unsettled), "")
             if not first or time.monotonic() > deadline:
+                await self._replay(findings)
                 return findings
             if first != told:
                 tell(f"waiting: {first}, and {len(findings.unsettled) - 1} more")
@@ -102,7 +122,17 @@ class Audit:
         """Return what is not as it should be now."""
         found = Findings()
         found.not_recovered = [one async for one in self._not_recovered()]
-        found.not_in_effect = [one async for one in self._not_in_effect()]
+        shown = {one["endpoint_id"]: one for one in await self._list_endpoints()}
+        hosts = (await self.api.get(NODES))["data"]
+        found.not_in_effect = list(self._not_in_effect(shown))
+        found.endpoints_unsettled = [
+            f"{one.endpoint_id} {how}"
+            for one in self.endpoints
+            if (there := shown.get(one.endpoint_id))
+            and (how := unsettled(there, deleted=one.deleted))
+        ]
+        await self._ask_why(found, [*shown.values()], hosts)
+        found.gpus_differ = list(self._gpus_differ([*shown.values()], hosts))
         found.wrong_tokens = [one async for one in self._wrong_tokens()]
         published = await self._published()  # first: what was published has been committed
         committed = {
@@ -115,39 +145,82 @@ class Audit:
         found.held_twice = [
             *gpus_held_twice(committed["scheduler"]),
             *(fault for agent in self.paper for fault in agent.faults),
+            *self.shared_gpus,
+        ]
+        bills = billed(committed["scheduler"])
+        found.bills = len(bills)
+        found.wrong_bills = [
+            *wrong_bills(committed["scheduler"]),
+            *beyond(bills, self.world.seen_serving(), self.disturbed),
         ]
         return found
 
     async def _not_recovered(self) -> AsyncIterator[str]:
-        for node in (await self.api.get("/v0/nodes"))["data"]:
+        for node in (await self.api.get(NODES))["data"]:
             if node["status"] != "joined":
                 yield f"node {node['node_id']} is {node['status']}"
         for asker in self.askers:
             if problem := await asker.ask(stream=False):
-                yield f"{asker.gateway} does not serve {asker.model}: {problem}"
-        for owner in self.owners:
-            for mine in owner.endpoints:
-                there = await self._endpoint(mine)
-                if there["status"] != _wanted_status(mine, there):
-                    yield f"{mine.endpoint_id} is {there['status']}: {there['status_reason']}"
-                elif mine.deleted and (left := _living(there)):
-                    yield f"{mine.endpoint_id} is gone, but {left} are not"
-        for replica_id in self.world.running_replicas() - await self._living_replicas():
-            yield f"{replica_id} runs, and should not"
+                yield f"{asker.model} is not served: {problem.text}"
 
-    async def _not_in_effect(self) -> AsyncIterator[str]:
-        for owner in self.owners:
-            for mine in owner.endpoints:
-                there = await self._endpoint(mine)
-                if mine.deleted and there["status"] != "terminated":
-                    yield f"{mine.endpoint_id} was deleted and is {there['status']}"
-                if not mine.deleted and there["enabled"] != mine.enabled:
-                    yield f"{mine.endpoint_id}: enabled is {there['enabled']}"
-                if there["description"] != mine.description:
-                    yield f"{mine.endpoint_id}: described as {there['description']!r}"
-        mine_all = {one.endpoint_id for owner in self.owners for one in owner.endpoints}
-        for endpoint_id in await self._all_endpoints() ^ (mine_all | self.others):
-            yield f"{endpoint_id} is there or not against its owner's will"
+    def _not_in_effect(self, shown: dict[str, Json]) -> Iterator[str]:
+        for one in self.endpoints:
+            there = shown.get(one.endpoint_id)
+            if there is None:
+                yield f"{one.endpoint_id} is not there"
+            elif not one.deleted:
+                for name in _ACTUAL:
+                    if there[name] != one.told[name]:
+                        yield f"{one.endpoint_id}: {name} is {there[name]}, not {one.told[name]}"
+        for endpoint_id in shown.keys() - {one.endpoint_id for one in self.endpoints}:
+            yield f"{endpoint_id} is there, and nobody was told"
+
+    async def _ask_why(self, found: Findings, shown: Sequence[Json], hosts: Sequence[Json]) -> None:
+        """Look into what endpoints wait for."""
+        waiting = [
+            (one, await self.api.get(f"{ENDPOINTS}/{one['endpoint_id']}/explanation"))
+            for one in shown
+            if one["enabled"] and one["status"] in ("queued", "running") and not is_done(one)
+        ]
+        there, untrue = fleet(hosts, waiting), []
+        for endpoint, told in waiting:
+            wait = told["wait"]
+            why_not = there.why_not_true(endpoint, wait) if wait else "it waits for nothing"
+            if why_not:
+                reason = wait["reason"] if wait else endpoint["status_reason"]
+                untrue.append(f"{endpoint['endpoint_id']} says {reason!r}, but: {why_not}")
+        found.untrue_reasons, found.waiting = untrue, len(waiting) - len(untrue)
+
+    def _gpus_differ(self, shown: Sequence[Json], hosts: Sequence[Json]) -> Iterator[str]:
+        """Compare who has which GPU: the database, the endpoints, the hosts, and what runs."""
+        replicas = [one for endpoint in shown for one in endpoint["replicas"]]
+        placed = {
+            (one["node_id"], gpu, one["replica_id"])
+            for one in replicas
+            if one["status"] not in _ENDED
+            for gpu in one["gpus"]
+        }
+        shown_held = {
+            (host["node_id"], gpu["index"], gpu["replica_id"])
+            for host in hosts
+            for gpu in host["gpus"]
+            if gpu["replica_id"]
+        }
+        for name, held in (("database", self.world.held_gpus()), ("list of hosts", shown_held)):
+            for node_id, gpu, replica_id in held ^ placed:
+                yield f"{replica_id} has GPU {gpu} of {node_id} or not, by the {name}"
+        of_paper = {agent.node_id for agent in self.paper}
+        gpus: dict[str, set[int]] = {}
+        for node_id, gpu, replica_id in placed:
+            if node_id not in of_paper:
+                gpus.setdefault(replica_id, set()).add(gpu)
+        running = {one: set(r["gpus"]) for one, r in self.world.running_replicas().items()}
+        for replica_id in gpus.keys() | running.keys():
+            if gpus.get(replica_id) != running.get(replica_id):
+                yield (
+                    f"{replica_id} runs on {running.get(replica_id)}, "
+                    f"and should on {gpus.get(replica_id)}"
+                )
 
     async def _wrong_tokens(self) -> AsyncIterator[str]:
         for wanted, tokens in (
@@ -160,15 +233,6 @@ class Audit:
                     async with self.session.get(f"{url}/v1/models", headers=headers) as answer:
                         if answer.status != wanted:
                             yield f"{token_id} at {gateway}: {answer.status}, not {wanted}"
-
-    async def _endpoint(self, mine: Endpoint) -> Json:
-        return await self.api.get(f"{ENDPOINTS}/{mine.endpoint_id}")
-
-    async def _all_endpoints(self) -> set[str]:
-        return {one["endpoint_id"] for one in await self._list_endpoints()}
-
-    async def _living_replicas(self) -> set[str]:
-        return {one for endpoint in await self._list_endpoints() for one in _living(endpoint)}
 
     async def _list_endpoints(self) -> list[Json]:
         path = f"{ENDPOINTS}?show_terminated=true&page_size=1000"
@@ -186,6 +250,22 @@ class Audit:
                 ReadEventsRequest(), timeout=_READ_S, wait_for_ready=True
             )
             return [reply.event async for reply in replies]
+
+    async def _replay(self, found: Findings) -> None:
+        """Let the scheduler decide everything again."""
+        address = self.world.scheduler_address
+        channel = open_channel(address, self.world.token, "chaos", healthy=LEADER)
+        async with channel:
+            replies = SchedulingServiceStub(channel).ReplayDecisions(
+                ReplayDecisionsRequest(), timeout=_READ_S, wait_for_ready=True
+            )
+            try:
+                async for reply in replies:
+                    found.replayed = reply.turns
+                    found.replayed_otherwise = reply.differing_turns
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL):
+                    raise
 
     async def _published(self) -> list[Published]:
         """Read the stream as any subscriber may."""
@@ -208,15 +288,3 @@ class Audit:
             with suppress(nats.errors.Error):
                 await client.close()
         return found
-
-
-def _wanted_status(mine: Endpoint, there: Json) -> str:
-    if mine.deleted:
-        return "terminated"
-    return "running" if mine.enabled else "stopped"
-
-
-def _living(endpoint: Mapping[str, object]) -> list[str]:
-    replicas = endpoint["replicas"]
-    assert isinstance(replicas, list)
-    return [one["replica_id"] for one in replicas if one["status"] not in _ENDED]

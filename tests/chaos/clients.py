@@ -1,28 +1,33 @@
-"""What callers do all along: change endpoints and tokens, and ask models."""
+"""What callers do all along: commands and questions by way of any gateway, tokens, requests."""
 
 import asyncio
 import itertools
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
-from tests.chaos.promise import Promise
+from tests.chaos.promise import Problem, Promise
 
 Json = dict[str, Any]
 
 ENDPOINTS: Final = "/v0/dedicated_endpoints"
+NODES: Final = "/v0/nodes"
 TOKENS: Final = "/v0/tokens"
+
+ACKNOWLEDGED: Final = "acknowledged"
 
 _AGAIN_AFTER_S: Final = 0.3
 _AFTER_FAILURE_S: Final = 0.5
 _COMMAND_S: Final = 10.0
 _ANSWER_S: Final = 60.0  # longer than any pause
 _TRY_AGAIN: Final = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+_REFUSALS: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class RefusedError(Exception):
@@ -32,6 +37,11 @@ class RefusedError(Exception):
         super().__init__(f"{what}: {status} {problem.get('reason')}: {problem.get('detail')}")
         self.problem = problem
 
+    @property
+    def reason(self) -> str:
+        """Why, e.g. WRONG_STATE."""
+        return str(self.problem.get("reason"))
+
 
 class Api:
     """The REST API, by way of any gateway that answers."""
@@ -39,22 +49,28 @@ class Api:
     def __init__(self, session: aiohttp.ClientSession, gateways: Mapping[str, str]) -> None:
         self._session = session
         self._next = itertools.cycle(gateways.values())
-        self.acknowledged = 0  # commands
+        self.operations: Counter[tuple[str, str]] = Counter()  # what, and how it ended
         self.surprises: list[str] = []  # answers that no fault explains
 
     async def get(self, path: str) -> Json:
         """Return what is there; ask until somebody answers."""
         return await self._call("GET", path, None, "")
 
-    async def command(self, method: str, path: str, key: str, body: Json | None = None) -> Json:
-        """Repeat a command under its one key until it is answered.
+    async def command(
+        self, what: str, method: str, path: str, key: str, body: Json | None = None
+    ) -> Json:
+        """Repeat a command under its one key until it is answered; `what` is for the table.
 
         Raises:
             RefusedError: the answer is no.
 
         """
-        answer = await self._call(method, path, body, key)
-        self.acknowledged += 1
+        try:
+            answer = await self._call(method, path, body, key)
+        except RefusedError as error:
+            self.operations[what, error.reason] += 1
+            raise
+        self.operations[what, ACKNOWLEDGED] += 1
         return answer
 
     async def _call(self, method: str, path: str, body: Json | None, key: str) -> Json:
@@ -82,71 +98,6 @@ class Api:
 
 
 @dataclass(slots=True)
-class Endpoint:
-    """An endpoint as its owner was told that it is."""
-
-    endpoint_id: str
-    description: str = ""
-    enabled: bool = True
-    deleted: bool = False
-
-
-@dataclass(slots=True)
-class Owner:
-    """Creates endpoints, changes its mind about them again and again, deletes them."""
-
-    api: Api
-    name: str
-    spec: Json
-    pause_s: tuple[float, float]
-    chance: random.Random
-    endpoints: list[Endpoint] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    _keys: "itertools.count[int]" = field(default_factory=itertools.count)
-
-    async def run(self, over: asyncio.Event) -> None:
-        """Go on until `over` is set and the last command is acknowledged."""
-        while not over.is_set():
-            endpoint = await self._create()
-            while not over.is_set() and not endpoint.deleted:
-                await _until(over, self.chance.uniform(*self.pause_s))
-                try:
-                    await self._change(endpoint)
-                except RefusedError as error:  # one that failed can only be deleted
-                    self.refused.append(str(error))
-                    await self._delete(endpoint)
-
-    def _key(self) -> str:
-        return f"{self.name} {next(self._keys)}"
-
-    async def _create(self) -> Endpoint:
-        key = self._key()
-        answer = await self.api.command("POST", ENDPOINTS, key, {"name": key, **self.spec})
-        endpoint = Endpoint(answer["endpoint_id"])
-        self.endpoints.append(endpoint)
-        return endpoint
-
-    async def _change(self, endpoint: Endpoint) -> None:
-        path, key = f"{ENDPOINTS}/{endpoint.endpoint_id}", self._key()
-        action = self.chance.random()
-        if action < 0.2:
-            await self._delete(endpoint)
-        elif action < 0.4:
-            await self.api.command("PATCH", path, key, {"description": key})
-            endpoint.description = key
-        elif endpoint.enabled:
-            await self.api.command("POST", f"{path}/stop", key)
-            endpoint.enabled = False
-        else:
-            await self.api.command("POST", f"{path}/restart", key)
-            endpoint.enabled = True
-
-    async def _delete(self, endpoint: Endpoint) -> None:
-        await self.api.command("DELETE", f"{ENDPOINTS}/{endpoint.endpoint_id}", self._key())
-        endpoint.deleted = True
-
-
-@dataclass(slots=True)
 class Tokens:
     """Makes tokens and revokes some of them."""
 
@@ -163,18 +114,18 @@ class Tokens:
                 return
             if self.good and self.chance.random() < 0.4:
                 token_id = self.chance.choice(list(self.good))
-                await self.api.command("DELETE", f"{TOKENS}/{token_id}", "")
+                await self.api.command("revoke a token", "DELETE", f"{TOKENS}/{token_id}", "")
                 self.revoked[token_id] = self.good.pop(token_id)
             else:
                 await self._make(f"token {number}")
-            await _until(over, self.chance.uniform(*self.pause_s))
+            await until(over, self.chance.uniform(*self.pause_s))
 
     async def _make(self, key: str) -> None:
         body = {"name": key, "scopes": ["inference"]}
         try:
-            answer = await self.api.command("POST", TOKENS, key, body)
+            answer = await self.api.command("make a token", "POST", TOKENS, key, body)
         except RefusedError as error:
-            if error.problem.get("reason") != "TOKEN_ALREADY_CREATED":
+            if error.reason != "TOKEN_ALREADY_CREATED":
                 raise
             return  # it was made when the answer got lost, and with it the secret
         self.good[answer["token_id"]] = answer["token"]
@@ -201,14 +152,14 @@ class Asker:
                 return
             excuses, sent_at = self.promise.begin(way), time.monotonic()
             problem = await self.ask(stream=stream)
-            if not problem:
+            if problem is None:
                 self.promise.success(way, sent_at)
-            elif self.promise.failure(way, excuses, f"{self.gateway}: {problem}"):
-                self.tell(f"PROMISE BROKEN by {self.gateway} for {self.model}: {problem}")
-            await _until(over, _AFTER_FAILURE_S if problem else self.pause_s)
+            elif self.promise.failure(way, excuses, problem):
+                self.tell(f"PROMISE BROKEN by {self.gateway} for {self.model}: {problem.text}")
+            await until(over, _AFTER_FAILURE_S if problem else self.pause_s)
 
-    async def ask(self, *, stream: bool) -> str:
-        """Return what was wrong with the answer; empty: nothing."""
+    async def ask(self, *, stream: bool) -> Problem | None:
+        """Return what was wrong with the answer; None: nothing."""
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": "What is an engine shed?"}],
@@ -216,6 +167,7 @@ class Asker:
             "stream": stream,
         }
         begun = time.monotonic()
+        refused = False
         try:
             async with self.session.post(
                 f"{self.url}/v1/chat/completions",
@@ -224,11 +176,13 @@ class Asker:
             ) as response:
                 text = await response.text()
                 if response.ok and _is_whole(text, stream=stream):
-                    return ""
-                problem = f"{response.status} {text[-200:]}"
+                    return None
+                refused = response.status in _REFUSALS
+                what = f"{response.status} {text[-200:]}"
         except (aiohttp.ClientError, TimeoutError) as error:
-            problem = repr(error)
-        return f"{problem} after {time.monotonic() - begun:.1f} s"
+            what = repr(error)
+        seconds = time.monotonic() - begun
+        return Problem(f"{self.gateway}: {what} after {seconds:.1f} s", refused=refused)
 
 
 def _is_whole(text: str, *, stream: bool) -> bool:
@@ -240,7 +194,7 @@ def _is_whole(text: str, *, stream: bool) -> bool:
         return False
 
 
-async def _until(over: asyncio.Event, seconds: float) -> None:
+async def until(over: asyncio.Event, seconds: float) -> None:
     """Sleep, but no longer than until `over` is set."""
     try:
         async with asyncio.timeout(seconds):

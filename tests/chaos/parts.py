@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
+from tests.service.bus.proxy import Proxy
 from tests.service.eventstore.servers import PostgresServer
 
 from engineshed import processes
@@ -82,6 +83,41 @@ class Service:
     def go_on(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+
+class Link:
+    """The connections of one client to all instances of one service."""
+
+    def __init__(self, proxies: Sequence[Proxy]) -> None:
+        self._proxies = proxies
+
+    async def start(self) -> list[int]:
+        """Listen; return the ports."""
+        return [await proxy.start() for proxy in self._proxies]
+
+    async def stop(self) -> None:
+        """Listen no more and end all connections."""
+        await asyncio.gather(*(proxy.stop() for proxy in self._proxies))
+
+    def cut(self) -> None:
+        """End all connections at once."""
+        for proxy in self._proxies:
+            proxy.cut()
+
+    def cut_after(self, count: int) -> None:
+        """End all connections once so many more bytes went to an instance."""
+        for proxy in self._proxies:
+            proxy.cut_after(count)
+
+    def hang(self) -> None:
+        """Pass nothing on either way."""
+        for proxy in self._proxies:
+            proxy.hang()
+
+    def go_on(self) -> None:
+        """Pass on what was held back, and what comes."""
+        for proxy in self._proxies:
+            proxy.go_on()
 
 
 class Database:

@@ -1,14 +1,27 @@
 """Which failed requests were promised to succeed.
 
-A request to a running endpoint is promised while only parts of the control plane are struck. A
-fault of what carries it, its gateway or its replica, excuses its failure; and excuses later ones
-until the first success of a request that was sent after the fault was over. So nothing depends on
-how long anything takes to come back; that it does is looked at in the end.
+A request to a running endpoint is promised while only parts of the control plane are struck, and
+while the endpoint is scaled, updated or moved. A fault of what carries it, its gateway or its
+replica, excuses its failure; and excuses later ones until the first success of a request that was
+sent after the fault was over. So nothing depends on how long anything takes to come back; that it
+does is looked at in the end. An endpoint that its owner stops refuses requests, and that is
+excused; one that it has accepted it must finish.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Way = tuple[str, str]  # gateway, endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What was wrong with an answer."""
+
+    text: str
+    refused: bool = False  # the request was refused before anything of an answer came
 
 
 @dataclass(slots=True)
@@ -17,6 +30,7 @@ class Excuse:
 
     gateway: str | None  # None: all of them
     endpoint: str | None
+    refusals_only: bool
     over_at: float | None = None
     healed: set[Way] = field(default_factory=set)
 
@@ -40,14 +54,35 @@ class Promise:
         """How many requests have ended one way or another."""
         return self.succeeded + self.excused + len(self.broken)
 
-    def excuse(self, *, gateway: str | None = None, endpoint: str | None = None) -> Excuse:
+    def excuse(
+        self,
+        *,
+        gateway: str | None = None,
+        endpoint: str | None = None,
+        refusals_only: bool = False,
+    ) -> Excuse:
         """Begin an excuse; set its `over_at` when the fault is over."""
-        excuse = Excuse(gateway, endpoint)
+        excuse = Excuse(gateway, endpoint, refusals_only)
         self._excuses.append(excuse)
         return excuse
 
+    @contextmanager
+    def excusing(
+        self,
+        *,
+        gateway: str | None = None,
+        endpoint: str | None = None,
+        refusals_only: bool = False,
+    ) -> Iterator[None]:
+        """Excuse what fails in the block, and after it until the first success."""
+        excuse = self.excuse(gateway=gateway, endpoint=endpoint, refusals_only=refusals_only)
+        try:
+            yield
+        finally:
+            excuse.over_at = time.monotonic()
+
     def begin(self, way: Way) -> list[Excuse]:
-        """Return the excuses of a request that is sent now; pass it to `failed`."""
+        """Return the excuses of a request that is sent now; pass it to `failure`."""
         return [excuse for excuse in self._excuses if excuse.holds_for(way)]
 
     def success(self, way: Way, sent_at: float) -> None:
@@ -57,10 +92,11 @@ class Promise:
             if excuse.over_at is not None and sent_at > excuse.over_at:
                 excuse.healed.add(way)
 
-    def failure(self, way: Way, before: list[Excuse], what: str) -> bool:
+    def failure(self, way: Way, before: list[Excuse], problem: Problem) -> bool:
         """Note that a request failed; tell whether that was a broken promise."""
-        if before or self.begin(way):
+        excuses = (*before, *self.begin(way))
+        if any(problem.refused or not excuse.refusals_only for excuse in excuses):
             self.excused += 1
             return False
-        self.broken.append(what)
+        self.broken.append(problem.text)
         return True

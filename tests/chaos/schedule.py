@@ -20,7 +20,8 @@ class Kind(StrEnum):
     CUT = "connections cut"
     SPLIT = "connection cut in a message"
     HANG = "connection swallows all"
-    BLACKOUT = "kill -9 of all of it"  # the control plane
+    BLACKOUT = "kill -9 of all of it"  # the control plane, or a host with its replicas
+    FULL = "disk full"
 
 
 # How long a fault lasts, in seconds; the longest pauses outlast every deadline and lease.
@@ -30,8 +31,9 @@ _LASTS: Final[dict[Kind, Sequence[float]]] = {
     Kind.WIPE: (0, 2),
     Kind.CUT: (0,),
     Kind.SPLIT: (0,),
-    Kind.HANG: (3, 12),
-    Kind.BLACKOUT: (2, 6),
+    Kind.HANG: (3, 12, 20),  # the lease of a host is 10 s
+    Kind.BLACKOUT: (2, 6, 14),
+    Kind.FULL: (4, 10),
 }
 
 _FIRST: Final = (1.0, 2.0)  # seconds, between these

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tests.chaos.accounts import Comparison, Published, compare, gpus_held_twice
-from tests.chaos.promise import Promise
+from tests.chaos.promise import Problem, Promise
 from tests.chaos.schedule import Kind, Victim, schedule
 
 from engineshed.api.events.v1.event_service_pb2 import Event
@@ -96,7 +96,7 @@ WAY = ("gateway-1", "ep_1")
 
 
 def fails(promise: Promise, way: tuple[str, str] = WAY) -> bool:
-    return promise.failure(way, promise.begin(way), "503")
+    return promise.failure(way, promise.begin(way), Problem("503", refused=True))
 
 
 def test_a_failure_is_excused_from_the_fault_to_the_first_success_after_it() -> None:
@@ -121,7 +121,15 @@ def test_a_request_that_a_fault_met_on_its_way_is_excused() -> None:
     before = promise.begin(WAY)
     promise.excuse(endpoint="ep_1").over_at = 0
 
-    assert not promise.failure(WAY, before, "cut")
+    assert not promise.failure(WAY, before, Problem("cut"))
+
+
+def test_a_stop_excuses_refusals_and_no_answer_that_breaks_off() -> None:
+    promise = Promise()
+
+    with promise.excusing(endpoint="ep_1", refusals_only=True):
+        assert not fails(promise)
+        assert promise.failure(WAY, promise.begin(WAY), Problem("cut"))
 
 
 VICTIMS = [

@@ -4,25 +4,36 @@ import asyncio
 import json
 import random
 import socket
-from collections.abc import Iterator, Mapping
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import psutil
-from tests.chaos.parts import Database, Part, Service
+import psycopg
+from tests.chaos.bills import Span
+from tests.chaos.parts import Database, Link, Part, Service
 from tests.service.bus.proxy import Proxy
 
 from engineshed.bus.embedded import config_path
 from engineshed.cli.stack.layout import Layout
 from engineshed.cli.stack.options import StackOptions
 from engineshed.cli.stack.programs import Program, programs
-from engineshed.processes import ProcessIdentity, find_by_argument, terminate
+
+Record = dict[str, Any]  # what an agent remembers of a replica
 
 START_SECONDS: Final = 90.0
 GPUS_PER_AGENT: Final = 2
 HARDWARE: Final = "h100-sxm"  # simulated: Triton runs, on the CPU
+
+_DISK_MIB: Final = 256
+_FILLING: Final = "filling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,7 @@ class Shape:
     gateways: int
     agents: int
     database: str  # sqlite or postgresql
+    own_disks: bool = False  # of agents; takes a mount namespace of our own
 
 
 class World:
@@ -42,7 +54,7 @@ class World:
         self.layout = Layout(directory)
         self.shape = shape
         self.parts: dict[str, Part] = {}
-        self.links: dict[str, Proxy] = {}
+        self.links: dict[str, Link] = {}
         self.gateways: dict[str, str] = {}  # base URLs
         self.nats_url = ""  # of a user who may do everything, past all links
         self.catalog_address = ""
@@ -63,6 +75,10 @@ class World:
     async def start(self) -> None:
         """Start everything; return when all gateways answer."""
         self.layout.prepare()
+        if self.shape.own_disks:
+            for root in self._agent_roots():
+                root.mkdir()
+                _mount(root)
         await self._make_parts()
         for part in self.parts.values():
             await part.start()
@@ -87,16 +103,90 @@ class World:
             link.go_on()
         for part in self.parts.values():
             part.kill()
-        left = {one for folder in self._replica_folders() for one in _processes_of(folder)}
-        await asyncio.gather(*(terminate(one, 2.0) for one in left))
+        for agent in self.agents:
+            self.kill_replicas(agent)
         for part in self.parts.values():
             if isinstance(part, Database):
                 part.remove()
         await asyncio.gather(*(link.stop() for link in self.links.values()))
 
-    def running_replicas(self) -> set[str]:
-        """Return the replicas whose front runs."""
-        return {folder.name for folder in self._replica_folders() if _processes_of(folder)}
+    @property
+    def agents(self) -> list[str]:
+        """The names of the agents."""
+        return [root.name for root in self._agent_roots()]
+
+    def running_replicas(self, agent: str = "") -> dict[str, Record]:
+        """Return the replicas whose front runs, and what their agents know of them: of all, or one.
+
+        One that has only just been started may be missing.
+        """
+        running = _directories_in_use()
+        folders = [one for one in self._replica_folders(agent) if str(one) in running]
+        return {one.name: record for one in folders if (record := _record(one))}
+
+    def endpoints_on(self, agent: str) -> set[str]:
+        """Return the endpoints that have replicas on a host."""
+        return {str(one["endpoint_id"]) for one in self.running_replicas(agent).values()}
+
+    def kill_replicas(self, agent: str) -> None:
+        """Kill all processes of the replicas of a host; return when they are gone."""
+        folder = str(self.layout.root / agent / "agent" / "replicas")
+        killed = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if any(folder in part for part in process.info["cmdline"] or [])
+        ]
+        for process in killed:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(killed, timeout=10)
+
+    def shared_gpus(self) -> list[str]:
+        """Return the replicas whose fronts run on GPUs that another one has, as agents know it."""
+        shared = []
+        for agent in self.agents:
+            holders: dict[int, str] = {}
+            for replica_id, record in self.running_replicas(agent).items():
+                shared += [f"{replica_id} on {agent}" for gpu in record["gpus"] if gpu in holders]
+                holders |= dict.fromkeys(record["gpus"], replica_id)
+        return shared
+
+    def seen_serving(self) -> list[Span]:
+        """Return when replicas were ready, by what their agents wrote down."""
+        return [
+            span
+            for agent in self.agents
+            for span in _seen_serving((self.layout.logs / f"{agent}.log").read_text())
+        ]
+
+    def has_own_disk(self, agent: str) -> bool:
+        """Tell whether the disk of a host can be filled without harm to others."""
+        return self.shape.own_disks and agent in self.agents
+
+    def fill_disk(self, agent: str) -> None:
+        """Leave no byte free on the disk of a host."""
+        with (self.layout.root / agent / _FILLING).open("wb", buffering=0) as file:
+            block = bytes(1 << 16)
+            while block:
+                try:
+                    file.write(block)
+                except OSError:
+                    block = block[: len(block) // 2]  # what is left is less
+
+    def free_disk(self, agent: str) -> None:
+        """Let the disk of a host have room again."""
+        (self.layout.root / agent / _FILLING).unlink()
+
+    def held_gpus(self) -> set[tuple[str, int, str]]:
+        """Return node, GPU and replica of all that the scheduler's database says is taken."""
+        query = "SELECT node_id, gpu, replica_id FROM {}gpus"
+        database = self.parts.get("database")
+        if isinstance(database, Database):
+            with psycopg.connect(database.url) as connection:
+                return set(connection.execute(query.format("scheduler.")).fetchall())
+        (path,) = self.layout.root.glob("scheduler*.db")
+        with closing(sqlite3.connect(path)) as connection:
+            return set(connection.execute(query.format("")).fetchall())
 
     def replica(self, replica_id: str, what: str) -> psutil.Process | None:
         """Return the process of a replica: its `front` or its `triton`."""
@@ -122,8 +212,9 @@ class World:
     def _agent_roots(self) -> Iterator[Path]:
         return (self.layout.root / f"agent-{n}" for n in _numbers(self.shape.agents))
 
-    def _replica_folders(self) -> list[Path]:
-        return [one for root in self._agent_roots() for one in root.glob("agent/replicas/*")]
+    def _replica_folders(self, agent: str = "") -> list[Path]:
+        pattern = f"{agent or 'agent-*'}/agent/replicas/*"
+        return list(self.layout.root.glob(pattern))
 
     async def _make_parts(self) -> None:
         first = lasting_port()
@@ -161,7 +252,13 @@ class World:
         for name, port in listening.items():
             await add(name, known["scheduler"], ENGINESHED_LISTEN=f"127.0.0.1:{port}")
         for root in self._agent_roots():
-            await add(root.name, known["agent"], ENGINESHED_STATE_DIR=str(root))
+            own = await self._links(f"{root.name} to schedulers", list(listening.values()))
+            await add(
+                root.name,
+                known["agent"],
+                ENGINESHED_STATE_DIR=str(root),
+                ENGINESHED_SCHEDULER_ADDRESS=_one_or_several(own),
+            )
         for n in _numbers(self.shape.gateways):
             name, port = f"gateway-{n}", first if n == 1 else lasting_port()
             root = self.layout.root / name
@@ -185,8 +282,12 @@ class World:
         return {"ENGINESHED_DATABASE_URL": database.url}
 
     async def _link(self, name: str, port: int) -> int:
-        self.links[name] = proxy = Proxy(port)
-        return await proxy.start()
+        (own,) = await self._links(name, [port])
+        return own
+
+    async def _links(self, name: str, ports: Sequence[int]) -> list[int]:
+        self.links[name] = link = Link([Proxy(port) for port in ports])
+        return await link.start()
 
     def _add_a_user(self, port: int) -> str:
         path = config_path(self.layout.root)
@@ -196,8 +297,40 @@ class World:
         return f"nats://chaos:chaos@127.0.0.1:{port}"
 
 
-def _processes_of(replica: Path) -> frozenset[ProcessIdentity]:
-    return find_by_argument("--directory", str(replica))
+def _directories_in_use() -> set[str]:
+    """Return what stands behind --directory in the command line of any process."""
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return {
+        value for command in commands for name, value in pairwise(command) if name == "--directory"
+    }
+
+
+def _record(replica: Path) -> Record | None:
+    try:
+        return dict(json.loads((replica / "record.json").read_text()))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _seen_serving(log: str) -> Iterator[Span]:
+    since: dict[str, datetime] = {}
+    for line in log.splitlines():
+        if '"replica_state"' not in line:
+            continue
+        said = json.loads(line)
+        replica_id, at = said["replica_id"], datetime.fromisoformat(said["timestamp"])
+        if (begun := since.pop(replica_id, None)) is not None:
+            yield Span(replica_id, begun, at)
+        if said["state"] == "STATE_READY":
+            since[replica_id] = at
+    for replica_id, begun in since.items():
+        yield Span(replica_id, begun, None)
+
+
+def _mount(folder: Path) -> None:
+    """Give a folder a disk of its own; it goes with our mount namespace."""
+    options = f"size={_DISK_MIB}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
 
 
 def _numbers(count: int) -> range:
