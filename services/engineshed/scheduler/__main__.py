@@ -27,6 +27,7 @@ from engineshed.scheduler.agents import Agents
 from engineshed.scheduler.catalog_client import Catalog
 from engineshed.scheduler.checkpoints import AwaitedCheckpoints
 from engineshed.scheduler.creation import Creation
+from engineshed.scheduler.domain.disclosure import event_for_owner
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.election import candidate, elect
 from engineshed.scheduler.endpoint_service import EndpointServicer
@@ -39,6 +40,8 @@ from engineshed.scheduler.metrics import FleetMetrics, LeaderMetrics
 from engineshed.scheduler.node_service import NodeServicer
 from engineshed.scheduler.nodes import Nodes
 from engineshed.scheduler.observations import Observations
+from engineshed.scheduler.plan_log import PlanLog
+from engineshed.scheduler.plan_retention import PlanRetention
 from engineshed.scheduler.purge import Purge
 from engineshed.scheduler.reconciler import Reconciler
 from engineshed.scheduler.replica_secrets import ReplicaSecrets
@@ -138,6 +141,7 @@ async def _lead(
     routes = Routes(bus, journal, secrets.of)
     policy = Policy(target=settings.scale_target)
     loads = Loads(journal.view, settings.windows)
+    plans = PlanLog(journal, policy)
     reconciler = Reconciler(
         journal,
         endpoints,
@@ -145,6 +149,7 @@ async def _lead(
         agents,
         routes,
         loads,
+        plans,
         secrets.of,
         policy=policy,
         lease_s=settings.lease_s,
@@ -153,7 +158,9 @@ async def _lead(
     awaited = AwaitedCheckpoints(
         journal, endpoints, catalog, bus, poll_s=settings.checkpoint_poll_s
     )
-    creation = Creation(journal, endpoints, catalog, most_gpus=settings.most_gpus, policy=policy)
+    creation = Creation(
+        journal, endpoints, catalog, plans, most_gpus=settings.most_gpus, policy=policy
+    )
     holds = Holds(journal, catalog)
     updates = Updates(journal, catalog, holds, most_gpus=settings.most_gpus)
     purge = Purge(journal, endpoints, settings.purge_stopped_after)
@@ -168,7 +175,7 @@ async def _lead(
     )
     observations = Observations(journal, agents, endpoints, nodes, loads)
     server.add(add_AgentServiceServicer_to_server, AgentServicer(journal, agents, observations))
-    server.add(add_EventServiceServicer_to_server, EventServicer(store))
+    server.add(add_EventServiceServicer_to_server, EventServicer(store, event_for_owner))
     heard = HeardTimes(journal, agents)
     relay = Relay(store, EventPublisher(bus, SERVICE))
     exposition.add(FleetMetrics(journal.view, agents), reconciler.metrics, relay.metrics)
@@ -188,6 +195,7 @@ async def _lead(
                 "holds": holds.run(),
                 "heard times": heard.run(),
                 "purge": purge.run(),
+                "old plans": PlanRetention(store, settings.plans_kept_for).run(),
             },
         )
     finally:

@@ -15,6 +15,7 @@ import structlog
 
 from engineshed import ids
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import CreateEndpointRequest, OnNoCapacity
+from engineshed.api.scheduler.v1.events_pb2 import EndpointCreated
 from engineshed.errors import DomainError
 from engineshed.eventstore import Idempotency, Metadata, RequestRepeatedError
 from engineshed.rpc import Call
@@ -25,15 +26,17 @@ from engineshed.scheduler.checkpoints import served
 from engineshed.scheduler.domain import naming
 from engineshed.scheduler.domain.admission import Admitted, admit, template_name
 from engineshed.scheduler.domain.capacity import require_capacity
-from engineshed.scheduler.domain.commands import Create, Place, Placement
+from engineshed.scheduler.domain.commands import Create
 from engineshed.scheduler.domain.decide import decide, fold
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import RoutingKeyTakenError
-from engineshed.scheduler.domain.plan import plan_newcomer
+from engineshed.scheduler.domain.plan import Assign, plan_newcomer
 from engineshed.scheduler.domain.replica import Checkpoint
 from engineshed.scheduler.domain.score import Policy
+from engineshed.scheduler.domain.upkeep import carried_out
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.plan_log import PlanLog
 
 # There are two billion suffixes for each name.
 _DRAWS: Final = 10
@@ -49,6 +52,7 @@ class Creation:
         journal: Journal,
         endpoints: Endpoints,
         catalog: Catalog,
+        plans: PlanLog,
         *,
         most_gpus: int,
         policy: Policy,
@@ -56,6 +60,7 @@ class Creation:
         self._journal = journal
         self._endpoints = endpoints
         self._catalog = catalog
+        self._plans = plans
         self._most_gpus = most_gpus
         self._policy = policy
 
@@ -130,13 +135,15 @@ class Creation:
         async with self._journal.placing:
             await self._require_new(once)
             now = utc_now()
-            newcomer = fold(None, decide(None, command, now), now)
+            events = decide(None, command, now)
+            created = events[0]
+            assert isinstance(created, EndpointCreated), "so every endpoint begins"
+            newcomer = fold(None, events, now)
             spots = plan_newcomer(self._journal.view, newcomer, self._policy, now)
             require_capacity(self._journal.view, newcomer, len(spots))
-            placements = tuple(
-                Placement(ids.new(ids.REPLICA), spot.node_id, spot.gpus, spot.why) for spot in spots
-            )
-            place = Place(placements, newcomer.placing.number)
+            assign = Assign(newcomer.endpoint_id, spots, newcomer.placing.number)
+            self._plans.note([assign] if spots else [], now, newcomer=created)
+            place = carried_out(assign, lambda: ids.new(ids.REPLICA)).command
             return await self._endpoints.command(
                 command.endpoint_id, command, metadata, once, then=place
             )

@@ -7,12 +7,14 @@ starts again with what is true.
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from google.protobuf.message import Message
+from sqlalchemy import Connection
 
 from engineshed.eventstore import (
     EventStore,
@@ -27,6 +29,27 @@ from engineshed.scheduler.domain.view import View
 
 T = TypeVar("T")
 
+Write: TypeAlias = Callable[[Connection], None]
+
+
+class Seen:
+    """Which events of the log a view holds: all up to a position, and some further ones.
+
+    What is recorded together on several streams is folded by whoever recorded it, so the later
+    may be folded before the earlier; they touch each other nowhere.
+    """
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.ahead: set[int] = set()
+
+    def add(self, position: int) -> None:
+        """Note one more."""
+        self.ahead.add(position)
+        while self.position + 1 in self.ahead:
+            self.position += 1
+            self.ahead.remove(self.position)
+
 
 class Journal:
     """The log of this term, and the view that it makes."""
@@ -35,8 +58,10 @@ class Journal:
         self.store = store
         self.term = term
         self.view = View()
+        self.seen = Seen()  # by the view
         self.changed = asyncio.Event()  # set when the view has changed
         self.placing = asyncio.Lock()  # held from a plan until what it gives away is recorded
+        self._beside: list[Write] = []  # what the next append is to write, too
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._behind: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -45,7 +70,12 @@ class Journal:
     async def open(cls, store: EventStore, term: int) -> "Journal":
         """Fold all that was recorded before this process was elected for `term`."""
         journal = cls(store, term)
-        await store.fold(journal.view.apply)
+
+        def take(stream: str, event: Message, at: datetime) -> None:
+            journal.view.apply(stream, event, at)
+            journal.seen.position += 1  # they are gapless
+
+        await store.fold(take)
         return journal
 
     async def watch(self) -> None:
@@ -79,6 +109,10 @@ class Journal:
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
 
+    def write_beside(self, write: Write) -> None:
+        """Let the next append write this too, in its transaction; it may be done twice."""
+        self._beside.append(write)
+
     async def append(
         self,
         stream: str,
@@ -97,7 +131,7 @@ class Journal:
         """
         appends = [StreamAppend(stream, expected, events, metadata)] if events else []
         try:
-            recorded = await self.store.append(*appends, idempotency=idempotency)
+            recorded = await self._append(appends, idempotency)
         except StreamConflictError as error:
             # An append of ours was committed though the database could not say so any more.
             behind = NotLeaderError("the scheduler starts again with what is recorded; try again")
@@ -109,8 +143,26 @@ class Journal:
         self.changed.set()
         return recorded
 
+    async def _append(
+        self, appends: Sequence[StreamAppend], idempotency: Idempotency | None
+    ) -> list[RecordedEvent]:
+        beside, self._beside = self._beside, []
+
+        def write(connection: Connection) -> None:
+            for one in beside:
+                one(connection)
+
+        try:
+            return await self.store.append(
+                *appends, idempotency=idempotency, write=write if beside else None
+            )
+        except Exception:
+            self._beside = beside + self._beside  # the next append may be luckier
+            raise
+
     def _fold(self, recorded: RecordedEvent) -> None:
         self.view.apply(recorded.stream, recorded.event, recorded.recorded_at)
+        self.seen.add(recorded.position)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -54,6 +54,12 @@ class Loads:
         self._idle = idle
         return found
 
+    def idle(self, now: datetime) -> frozenset[str]:
+        """Return all replicas that could be reclaimed, whether somebody waits for it or not."""
+        inventories = (node.inventory for node in self._view.nodes.values())
+        keys = {QueueKey(one.region, one.gpu_type) for one in inventories}
+        return frozenset().union(*(self._idle_of(key, now) for key in keys))
+
     def take(self, queues: Collection[QueueKey], now: datetime) -> Signals:
         """Return the signals for a plan of these queues, and of loads told since the last one."""
         noted, self._noted = sorted(self._noted), set()

@@ -5,10 +5,9 @@ ended, or the process.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final, assert_never
+from typing import Final
 
 import structlog
 
@@ -17,31 +16,18 @@ from engineshed.errors import DomainError, Kind
 from engineshed.eventstore import NotLeaderError
 from engineshed.runtime import utc_now
 from engineshed.scheduler.agents import Agents
-from engineshed.scheduler.domain import commands
-from engineshed.scheduler.domain.autoscale import Scale
-from engineshed.scheduler.domain.commands import (
-    Autoscale,
-    Command,
-    Leave,
-    Lose,
-    Place,
-    Placement,
-    Report,
-    Wait,
-)
 from engineshed.scheduler.domain.desired import SecretOf, desired_replicas
-from engineshed.scheduler.domain.failure import NODE_REMOVED
 from engineshed.scheduler.domain.node import Miss, NodeState
-from engineshed.scheduler.domain.plan import Assign, Decision, Postpone, plan
-from engineshed.scheduler.domain.reclaim import Reclaim
-from engineshed.scheduler.domain.replica import ReplicaState
+from engineshed.scheduler.domain.plan import Decision, Postpone, plan
 from engineshed.scheduler.domain.score import Policy
+from engineshed.scheduler.domain.upkeep import Errand, carried_out, evacuations, losses, removals
 from engineshed.scheduler.domain.view import Changes
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal, together
 from engineshed.scheduler.loads import Loads
 from engineshed.scheduler.metrics import PlanMetrics
 from engineshed.scheduler.nodes import Nodes
+from engineshed.scheduler.plan_log import PlanLog
 from engineshed.scheduler.routes import Routes
 
 # Seconds from one turn to the next when nothing happens, and after one that failed.
@@ -49,10 +35,6 @@ _TURN_S: Final = 0.5
 
 # Seconds from one look at all leases to the next, however often turns are taken.
 _LEASES_S: Final = 0.25
-
-# Why replicas go, as their endpoints' owners read it.
-DRAINED: Final = "its node is being drained"
-REMOVED: Final = "its node was taken out of use"
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
 
@@ -68,6 +50,7 @@ class Reconciler:
         agents: Agents,
         routes: Routes,
         loads: Loads,
+        plans: PlanLog,
         secret_of: SecretOf,
         *,
         policy: Policy,
@@ -80,6 +63,7 @@ class Reconciler:
         self._agents = agents
         self._routes = routes
         self._loads = loads
+        self._plans = plans
         self._secret_of = secret_of
         self._policy = policy
         self._lease_s = lease_s
@@ -130,6 +114,7 @@ class Reconciler:
                 view, signals = self._journal.view, self._loads.take(self._todo.queues, now)
                 decisions = plan(view, self._todo.queues, self._policy, now, signals)
             self.metrics.note(decisions)
+            self._plans.note(decisions, now, queues=self._todo.queues, signals=signals)
             await self._record(decisions)
         self._todo.queues.clear()
 
@@ -169,59 +154,27 @@ class Reconciler:
                 await self._lose_replicas(node.node_id, node.heard_at)
 
     async def _lose_replicas(self, node_id: str, heard_at: datetime) -> None:
-        lost: defaultdict[str, list[str]] = defaultdict(list)
-        for endpoint, replica in self._journal.view.replicas_on(node_id):
-            if replica.live:
-                lost[endpoint.endpoint_id].append(replica.replica_id)
-        commands = [(one, Lose(tuple(replicas), heard_at)) for one, replicas in lost.items()]
-        await together(self._endpoints.act(one, command) for one, command in commands)
+        await self._run(losses(self._journal.view, node_id, heard_at))
 
     async def _evacuate(self) -> None:
         """Let the replicas on draining nodes be replaced."""
-        leaving: defaultdict[str, list[str]] = defaultdict(list)
-        for endpoint, replica in self._journal.view.to_evacuate():
-            leaving[endpoint.endpoint_id].append(replica.replica_id)
-        commands = [(one, Leave(tuple(replicas), DRAINED)) for one, replicas in leaving.items()]
-        await together(self._endpoints.act(one, command) for one, command in commands)
+        await self._run(evacuations(self._journal.view))
 
     async def _clear(self) -> None:
         """End what is on nodes that have left, and then their connections."""
         view = self._journal.view
         for node_id in view.left_nodes:
             at = self._agents.heard_at(node_id) or utc_now()
-            gone = [
-                (
-                    endpoint.endpoint_id,
-                    Report(replica.replica_id, ReplicaState.FAILED, at, NODE_REMOVED, REMOVED),
-                )
-                for endpoint, replica in view.replicas_on(node_id)
-            ]
-            await together(self._endpoints.act(one, report) for one, report in gone)
+            await self._run(removals(view, node_id, at))
             if view.nodes[node_id].state is NodeState.LEFT:  # it may have joined again meanwhile
                 self._agents.dismiss(node_id)
 
     async def _record(self, decisions: Sequence[Decision]) -> None:
-        await together(self._record_one(decision) for decision in decisions)
+        decided = [one for one in decisions if self._settled or not isinstance(one, Postpone)]
+        await self._run(carried_out(one, lambda: ids.new(ids.REPLICA)) for one in decided)
 
-    async def _record_one(self, decision: Decision) -> None:
-        match decision:
-            case Assign():
-                placements = tuple(
-                    Placement(ids.new(ids.REPLICA), spot.node_id, spot.gpus, spot.why)
-                    for spot in decision.spots
-                )
-                command: Command = Place(placements, decision.deployment)
-            case Postpone():
-                if not self._settled:
-                    return
-                command = Wait(decision.reason)
-            case Reclaim():
-                command = commands.Reclaim(decision.replica_ids)
-            case Scale():
-                command = Autoscale(decision.replicas, decision.why)
-            case _:
-                assert_never(decision)
-        await self._endpoints.act(decision.endpoint_id, command)
+    async def _run(self, errands: Iterable[Errand]) -> None:
+        await together(self._endpoints.act(one.endpoint_id, one.command) for one in errands)
 
     async def _tell(self) -> None:
         """Tell gateways first, then nodes.

@@ -1,26 +1,32 @@
 """SchedulingService over gRPC."""
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
 from grpc.aio import ServicerContext
 
 from engineshed.api.scheduler.v1 import scheduling_service_pb2 as pb
-from engineshed.api.scheduler.v1.events_pb2 import PlacementDecision, ReplicaPlaced
+from engineshed.api.scheduler.v1.events_pb2 import ReplicaPlaced
 from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import SchedulingServiceServicer
+from engineshed.errors import InvalidFieldError
 from engineshed.eventstore import RecordedEvent
 from engineshed.rpc import current_call
-from engineshed.runtime import to_timestamp, utc_now
+from engineshed.runtime import from_timestamp, to_timestamp, utc_now
 from engineshed.scheduler.agents import Agents
 from engineshed.scheduler.domain.autoscale import why_kept
+from engineshed.scheduler.domain.disclosure import why_for_owner
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.explain import Wait, explain_wait
+from engineshed.scheduler.domain.replay import Difference
 from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.endpoint_service import require_owner
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.loads import Loads
 from engineshed.scheduler.rendering import endpoint_message
+from engineshed.scheduler.replaying import Progress, replay
+from engineshed.scheduler.simulation import simulated
 
 
 class SchedulingServicer(SchedulingServiceServicer):
@@ -65,6 +71,27 @@ class SchedulingServicer(SchedulingServiceServicer):
             scaling=self._scaling(endpoint, now) if endpoint.elastic else None,
         )
 
+    async def SimulateChanges(
+        self, request: pb.SimulateChangesRequest, context: ServicerContext[Any, Any]
+    ) -> pb.SimulateChangesResponse:
+        """Answer what would become of the fleet, and change nothing."""
+        return await simulated(request, self._journal, self._loads, self._policy)
+
+    async def ReplayDecisions(
+        self, request: pb.ReplayDecisionsRequest, context: ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ReplayDecisionsResponse]:
+        """Make the plans that are kept again, and tell how far that is."""
+        start = from_timestamp(request.start_time) if request.HasField("start_time") else None
+        end = from_timestamp(request.end_time) if request.HasField("end_time") else None
+        if start is not None and end is not None and end < start:
+            raise InvalidFieldError.of("end_time", "it must not be before start_time")
+        progress = Progress(total=0)
+        async for progress in replay(self._journal.store, start, end):
+            yield _progress(progress)
+        last = _progress(progress)
+        last.differences.extend(map(_difference, progress.differences))
+        yield last
+
     def _scaling(self, endpoint: Endpoint, now: datetime) -> pb.ScalingExplanation:
         load, last = self._loads.load_of(endpoint, now), endpoint.autoscaling
         return pb.ScalingExplanation(
@@ -76,18 +103,32 @@ class SchedulingServicer(SchedulingServiceServicer):
         )
 
 
+def _progress(progress: Progress) -> pb.ReplayDecisionsResponse:
+    return pb.ReplayDecisionsResponse(
+        turns=progress.turns,
+        turns_total=progress.total,
+        decisions=progress.decisions,
+        differing_turns=progress.differing,
+    )
+
+
+def _difference(difference: Difference) -> pb.ReplayDifference:
+    return pb.ReplayDifference(
+        position=difference.position,
+        plan_time=to_timestamp(difference.at),
+        recorded=difference.recorded,
+        replayed=difference.replayed,
+    )
+
+
 def _placement(
     recorded: RecordedEvent, event: ReplicaPlaced, *, in_full: bool
 ) -> pb.PlacementExplanation:
-    why = event.why
-    if not in_full:
-        chosen = [one for one in why.candidates if one.node_id == event.node_id]
-        why = PlacementDecision(policy_version=why.policy_version, candidates=chosen)
     return pb.PlacementExplanation(
         replica_id=event.replica_id,
         node_id=event.node_id,
         place_time=to_timestamp(recorded.recorded_at),
-        why=why,
+        why=event.why if in_full else why_for_owner(event),
         candidates=len(event.why.candidates),
     )
 

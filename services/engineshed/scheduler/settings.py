@@ -36,6 +36,12 @@ class SchedulerSettings(StoreSettings):
         description='How long an endpoint may be stopped until it is terminated, e.g. "14d", '
         '"36:00:00" or a number of seconds; 0: for ever.',
     )
+    plans_kept_for: timedelta = Field(
+        default=timedelta(days=14),
+        ge=timedelta(0),
+        description="How long it is kept what plans were made from, for `shed simulate --replay`, "
+        "given alike; 0: for ever.",
+    )
 
     scale_target: float = Field(
         default=8.0,
@@ -63,7 +69,7 @@ class SchedulerSettings(StoreSettings):
         "as the broker's stream has been set.",
     )
 
-    @field_validator("purge_stopped_after", "log_retention", mode="before")
+    @field_validator("purge_stopped_after", "plans_kept_for", "log_retention", mode="before")
     @classmethod
     def _read_seconds(cls, value: object) -> object:
         return float(value) if isinstance(value, str) and _is_number(value) else value

@@ -68,7 +68,7 @@ async def terminated_since(store: EventStore, moment: datetime) -> list[Terminat
         columns.region,
         columns.routing_key,
         columns.created_at,
-    ).where(columns.terminated_at > _to_moment(moment))
+    ).where(columns.terminated_at > to_moment(moment))
     rows = await store.query(lambda connection: connection.execute(query).all())
     return [Terminated(*row[:4], created_at=_from_moment(row[4])) for row in rows]
 
@@ -134,7 +134,7 @@ async def note_heard(store: EventStore, heard: Mapping[str, datetime]) -> None:
 
     def write(connection: Connection) -> None:
         for node_id, heard_at in heard.items():
-            moment = _to_moment(heard_at)
+            moment = to_moment(heard_at)
             changed = connection.execute(
                 update(tables.heard)
                 .where(tables.heard.c.node_id == node_id)
@@ -146,7 +146,8 @@ async def note_heard(store: EventStore, heard: Mapping[str, datetime]) -> None:
     await store.append(write=write)
 
 
-def _to_moment(time: datetime) -> int:
+def to_moment(time: datetime) -> int:
+    """Return a time as the tables have it: microseconds since 1970."""
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 

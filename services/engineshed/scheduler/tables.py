@@ -12,10 +12,12 @@ from typing import Final, cast
 from google.protobuf.message import Message
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -76,6 +78,19 @@ heard: Final = Table(
     METADATA,
     Column("node_id", String, primary_key=True),
     Column("heard_at", BigInteger, nullable=False),  # microseconds since 1970
+    sqlite_with_rowid=False,
+)
+
+# What plans were made from and what they decided, so that they can be made again.
+plans: Final = Table(
+    "plans",
+    METADATA,
+    Column("term", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),  # in its term, gapless
+    Column("planned_at", BigInteger, nullable=False),  # microseconds since 1970
+    Column("whole", Boolean, nullable=False),  # whether it needs none before it
+    Column("data", LargeBinary, nullable=False),  # a PlanTurn
+    Index("plans_whole", "whole", "planned_at"),
     sqlite_with_rowid=False,
 )
 

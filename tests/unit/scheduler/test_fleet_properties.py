@@ -421,6 +421,7 @@ def _is_true(endpoint: Endpoint) -> bool:
 def _indexes(view: View) -> dict[str, object]:
     indexes = dict(vars(view))
     indexes["changes"] = Changes()
+    indexes["told"] = set()
     indexes["_retries"] = None  # what was woken once is not woken again
     indexes["_pools"] = {kind: vars(pool) for kind, pool in view._pools.items()}
     for name in ("_holders", "_replicas_on"):

@@ -54,6 +54,7 @@ class View:
         self.endpoints: dict[str, Endpoint] = {}
         self.nodes: dict[str, Node] = {}  # oldest first
         self.changes = Changes()
+        self.told: set[str] = set()  # nodes with news in `reports`, since somebody took note
         self._pools: dict[Kind, Pool] = {}
         self._kind_of: dict[str, Kind] = {}  # of nodes that are in a pool
         self._offers: Counter[tuple[Kind, int]] = Counter()  # nodes by kind and GPU count
@@ -78,10 +79,7 @@ class View:
         nodes: Mapping[str, Node],
         reports: Mapping[str, frozenset[int]],
     ) -> "View":
-        """Return a view of states and of what agents have said, as if events had been folded.
-
-        But pauses may be over twice (`wake_due`), and what is stopped is so since its last change.
-        """
+        """Return a view of states; pauses end once more, `stopped` begins with the last change."""
         view = cls()
         for node in nodes.values():
             view._index_node(None, node)
@@ -149,6 +147,7 @@ class View:
         """
         if self._foreign.get(node_id) != frozenset(foreign):
             self._foreign[node_id] = frozenset(foreign)
+            self.told.add(node_id)
             self._index_room(node_id)
 
     @property
