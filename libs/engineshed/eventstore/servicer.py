@@ -3,11 +3,12 @@
 The service mounts it and says in its access table who may call it at all.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext
 
@@ -24,8 +25,12 @@ _PAGE: Final = 500
 class EventServicer(EventServiceServicer):
     """Interceptors validate the request and give errors their status before and after this."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(
+        self, store: EventStore, for_owner: Callable[[Message], Message] = lambda event: event
+    ) -> None:
+        """Serve `store`; organizations see their own events as `for_owner` returns them."""
         self._store = store
+        self._for_owner = for_owner
 
     async def ReadEvents(  # noqa: N802 - gRPC dictates the name
         self,
@@ -33,11 +38,13 @@ class EventServicer(EventServiceServicer):
         context: ServicerContext[Any, Any],  # noqa: ARG002 - gRPC passes it
     ) -> AsyncGenerator[pb.ReadEventsResponse]:
         """Yield the events that the caller may see, in order of position."""
-        org_id = _visible(request.org_id, current_call().principal)
+        principal = current_call().principal
+        org_id = _visible(request.org_id, principal)
         sent = 0
         async with aclosing(self._events(request, org_id)) as events:
             async for recorded in events:
-                yield pb.ReadEventsResponse(event=_message(recorded))
+                event = recorded.event if principal.sees_all else self._for_owner(recorded.event)
+                yield pb.ReadEventsResponse(event=_message(recorded, event))
                 sent += 1
                 if sent == request.limit:
                     return
@@ -72,9 +79,9 @@ def _visible(org_id: str, principal: Principal) -> str:
     return principal.org_id
 
 
-def _message(recorded: RecordedEvent) -> pb.Event:
+def _message(recorded: RecordedEvent, event: Message) -> pb.Event:
     data = AnyMessage()
-    data.Pack(recorded.event)
+    data.Pack(event)
     recorded_at = Timestamp()
     recorded_at.FromDatetime(recorded.recorded_at)
     metadata = recorded.metadata

@@ -14,6 +14,7 @@ from engineshed.api.agent.v1.agent_service_pb2 import ConnectRequest
 from engineshed.api.events.v1.event_service_pb2 import ReadEventsRequest
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as nodes
+from engineshed.api.scheduler.v1.events_pb2 import PlacementDecision, ReplicaPlaced
 from engineshed.api.scheduler.v1.scheduling_service_pb2 import (
     ExplainEndpointRequest,
     ReplayDecisionsRequest,
@@ -138,6 +139,29 @@ async def test_events_are_shown_to_their_organization_alone(
     assert refused.value.code() == S.PERMISSION_DENIED
     await stranger.close()
     await operator.close()
+
+
+async def test_only_operators_read_of_other_nodes_in_events(
+    stack: Stack, tenant: Tenant, join: Join, region: str
+) -> None:
+    agents = [await join(gpus=1), await join(gpus=4)]
+    endpoint = await tenant.create(region)
+    await tenant.until(endpoint.endpoint_id, pb.Endpoint.STATE_RUNNING)
+    stream = f"endpoint/{endpoint.endpoint_id}"
+    operator = stack.tenant("operator", "endpoints:read")
+    seen = {caller: await _why(caller, stream) for caller in (tenant, operator)}
+    await operator.close()
+    assert [one.node_id for one in seen[tenant].candidates] == [agents[0].node_id]
+    assert not seen[tenant].rejected
+    assert {one.node_id for one in seen[operator].candidates} == {one.node_id for one in agents}
+
+
+async def _why(caller: Tenant, stream: str) -> PlacementDecision:
+    """Return the why of the only placement of a stream, as a caller reads it."""
+    placed = ReplicaPlaced()
+    found = [event for event in await caller.events(stream) if event.data.Unpack(placed)]
+    assert len(found) == 1
+    return placed.why
 
 
 async def test_services_may_look_at_any_endpoint(
