@@ -133,10 +133,10 @@ def _serves(stack: Stack, endpoint: Json) -> bool:
             {
                 "name": "x",
                 "model_name": "engineshed/sample",
-                "scaling": {"min_replicas": 0, "max_replicas": 1},
+                "scaling": {"min_replicas": 0, "max_replicas": 0},
             },
             422,
-            "scaling.min_replicas",
+            "scaling.max_replicas",
         ),
         (
             {

@@ -151,10 +151,10 @@ class _Stages:
         """Bring the bars up to date."""
         live = [item for item in endpoint["replicas"] if item["status"] not in _ENDED]
         if not live:
-            reason = endpoint["status_reason"] or endpoint["status"]
+            words = filter(None, (endpoint["status"], endpoint["status_reason"]))
             if self._waiting is None:
-                self._waiting = self._bars.add_task(reason, total=None)
-            self._bars.update(self._waiting, description=f"{endpoint['status']}: {reason}")
+                self._waiting = self._bars.add_task("", total=None)
+            self._bars.update(self._waiting, description=": ".join(words))
         elif self._waiting is not None:
             self._bars.update(self._waiting, total=1, completed=1)
             self._waiting = None
@@ -163,7 +163,8 @@ class _Stages:
 
     def finish(self) -> None:
         """Fill all bars."""
-        for task in [*self._tasks.values(), *([self._waiting] if self._waiting else [])]:
+        waiting = [] if self._waiting is None else [self._waiting]
+        for task in [*self._tasks.values(), *waiting]:
             self._bars.update(task, total=1, completed=1)
 
     def _show_replica(self, replica: Json) -> None:
