@@ -1,5 +1,10 @@
-"""A host is emptied while its endpoint streams, and taken out of the fleet, with real Tritons."""
+"""A host is emptied while its endpoint streams, and taken out of the fleet, with real Tritons.
 
+Or it shuts down without anybody having asked for that.
+"""
+
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -110,3 +115,29 @@ def test_a_host_is_drained_without_a_failed_request(
     assert stack.chat(endpoint["routing_key"], "hello", max_tokens=4).is_success
     stack.service("agent").resume()
     assert wait_for("the host to join again", lambda: other_than(stack, second_host))
+
+
+def test_a_replica_whose_host_shuts_down_fails_no_request_and_is_replaced(
+    stack: Stack, foreign_directory: Path
+) -> None:
+    checkpoint = stack.register(foreign_directory, "going")
+    scaling = {"min_replicas": 2, "max_replicas": 2}
+    endpoint = stack.deploy(checkpoint["checkpoint_id"], "going", scaling=scaling)
+
+    def ready() -> set[str] | None:
+        replicas = stack.endpoint(endpoint["endpoint_id"])["replicas"]
+        found = {item["replica_id"] for item in replicas if item["status"] == "ready"}
+        return found if len(found) == 2 else None
+
+    before = wait_for("both replicas", ready)
+    with streamed_without_a_pause(stack, endpoint["routing_key"]) as ends:
+        front = stack.fronts()[0]
+        os.killpg(front.pid, signal.SIGTERM)  # its Triton gets it as well
+        wait_for("its successor", lambda: (now := ready()) is not None and now != before)
+
+    assert set(ends) == {"data: [DONE]"}
+    assert front.pid not in {process.pid for process in stack.fronts()}
+    # It said that it drains: the time until it ended is nobody's fault, and not billed.
+    path = f"/v0/dedicated_endpoints/{endpoint['endpoint_id']}/events"
+    types = [event["name"] for event in stack.get(path)["data"]]
+    assert "ReplicaDraining" in types
