@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from typing import Final
 from urllib.parse import unquote
 
 import aiohttp
-import grpc
 import nats
 from tests.chaos.accounts import Comparison, Published, compare, gpus_held_twice
 from tests.chaos.bills import Interval, beyond, billed, wrong_bills
@@ -33,6 +33,7 @@ __all__ = ["Audit", "Findings", "Subscriber", "catalog_events"]  # the catalog's
 SETTLED_WITHIN_S: Final = 180.0
 
 _READ_S: Final = 30.0
+_REPLAY_S: Final = 120.0
 _ENDED: Final = ("stopped", "failed")
 _ACTUAL: Final = ("description", "enabled", "scaling", "serving", "gpu_count", "deployment")
 
@@ -70,8 +71,10 @@ class Findings:
     not_recovered: Sequence[str] = ()
     wrong_bills: Sequence[str] = ()
     bills: int = 0
-    replayed: int | None = None  # turns; None: this scheduler keeps none
-    replayed_otherwise: int = 0
+    woken: int = 0
+    scaled_by_load: int = 0
+    replayed: int = 0  # plans, made again from what they were made from
+    replayed_otherwise: Sequence[str] = ()
 
     @property
     def unsettled(self) -> Sequence[str]:
@@ -147,6 +150,10 @@ class Audit:
             *(fault for agent in self.paper for fault in agent.faults),
             *self.shared_gpus,
         ]
+        kinds = Counter(
+            event.data.TypeName().rpartition(".")[2] for event in committed["scheduler"]
+        )
+        found.woken, found.scaled_by_load = kinds["EndpointWoken"], kinds["EndpointAutoscaled"]
         bills = billed(committed["scheduler"])
         found.bills = len(bills)
         found.wrong_bills = [
@@ -257,15 +264,16 @@ class Audit:
         channel = open_channel(address, self.world.token, "chaos", healthy=LEADER)
         async with channel:
             replies = SchedulingServiceStub(channel).ReplayDecisions(
-                ReplayDecisionsRequest(), timeout=_READ_S, wait_for_ready=True
+                ReplayDecisionsRequest(), timeout=_REPLAY_S, wait_for_ready=True
             )
-            try:
-                async for reply in replies:
-                    found.replayed = reply.turns
-                    found.replayed_otherwise = reply.differing_turns
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL):
-                    raise
+            async for reply in replies:
+                found.replayed = reply.turns
+                found.replayed_otherwise = [
+                    f"at {one.position}: {list(one.recorded)}, now {list(one.replayed)}"
+                    for one in reply.differences
+                ]
+                if reply.differing_turns > len(reply.differences) > 0:
+                    found.replayed_otherwise.append(f"{reply.differing_turns} in all")
 
     async def _published(self) -> list[Published]:
         """Read the stream as any subscriber may."""

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import math
 import random
 import time
 from collections import Counter
@@ -143,11 +144,17 @@ class Asker:
     model: str
     pause_s: float
     tell: Callable[[str], None]
+    burst_s: float = math.inf
+    calm_s: float = 0.0  # after each burst
 
     async def run(self, over: asyncio.Event) -> None:
         """Go on until `over` is set."""
         way = self.gateway, self.endpoint
+        calm_at = time.monotonic() + self.burst_s
         for stream in itertools.cycle((False, True)):
+            if time.monotonic() > calm_at:
+                await until(over, self.calm_s)
+                calm_at = time.monotonic() + self.burst_s
             if over.is_set():
                 return
             excuses, sent_at = self.promise.begin(way), time.monotonic()

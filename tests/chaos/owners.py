@@ -86,6 +86,7 @@ class Owner:
     spec: Json
     pause_s: tuple[float, float]
     chance: random.Random
+    fewest_replicas: int
     most_replicas: int
     gpu_counts: Sequence[int]
     endpoints: list[Endpoint] = field(default_factory=list)
@@ -113,8 +114,8 @@ class Owner:
         elif action < 0.25:
             await desk.patch("describe", endpoint, {"description": desk.key()})
         elif action < 0.45:
-            count = chance.randint(1, self.most_replicas)
-            scaling = {"min_replicas": count, "max_replicas": count}
+            count = chance.randint(self.fewest_replicas, self.most_replicas)
+            scaling = {"min_replicas": count, "max_replicas": max(1, count)}
             await desk.patch("scale", endpoint, {"scaling": scaling})
         elif action < 0.75:
             await self._redeploy(endpoint)
@@ -216,9 +217,9 @@ def is_done(there: Json) -> bool:
     """Tell whether an enabled endpoint has the replicas it should have, and no others."""
     present = [one for one in there["replicas"] if one["status"] not in ("stopped", "failed")]
     serving = [one for one in present if one["status"] == "ready" and not one["leaving"]]
-    scaling = there["scaling"]
+    fewest, most = there["scaling"]["min_replicas"], there["scaling"]["max_replicas"]
     return (
         there["rollout"] is None
-        and len(present) == len(serving)
-        and scaling["min_replicas"] <= len(serving) <= scaling["max_replicas"]
+        and len(present) == len(serving) == there["wanted_replicas"]
+        and fewest <= len(serving) <= most
     )

@@ -1,6 +1,7 @@
 """A whole run: start everything, load it, strike, wait until it has settled, count."""
 
 import asyncio
+import math
 import random
 import signal
 import time
@@ -13,7 +14,7 @@ from typing import Final
 
 import aiohttp
 from tests.chaos.audit import Audit, Subscriber
-from tests.chaos.clients import Api, Asker, Json, Tokens
+from tests.chaos.clients import Api, Asker, Tokens
 from tests.chaos.hosts import Operator
 from tests.chaos.owners import Desk, Endpoint, Owner, Reviser
 from tests.chaos.promise import Promise
@@ -39,6 +40,8 @@ _MODEL: Final = {
     "serving": {"precision": "float32", "max_context": 1024},
 }
 _REAL: Final = {**_MODEL, "region": LOCAL, "gpu_type": HARDWARE}
+_BY_LOAD: Final = {"min_replicas": 1, "max_replicas": 2}
+_IDLE: Final = {"min_replicas": 0, "max_replicas": 1, "idle_after": 4, "wake_timeout": 40}
 _ON_PAPER: Final = {**_MODEL, "region": PAPER, "gpu_type": "cpu"}
 
 
@@ -52,6 +55,9 @@ class Options:
     on_paper: int = 6  # owners of endpoints whose replicas are only said to run
     for_real: int = 1  # owners of endpoints whose replicas run
     asked: Sequence[str] = ("steady", "shaken", "revised")  # all the time; the last is changed, too
+    by_load: bool = (
+        True  # waves of requests scale "shaken", and an idle one is woken again and again
+    )
 
 
 class Chronicle:
@@ -101,15 +107,19 @@ class _Run:
 
         api = Api(session, world.gateways)
         asked = await asyncio.gather(*(self._deploy(api, name) for name in options.asked))
-        askers = self._askers(session, [one.told for one in asked])
+        askers = self._askers(session, asked, pause_s=0.1)
         async with asyncio.timeout(_READY_S):
             await asyncio.gather(*(_until_it_answers(one) for one in askers))
         tell(f"{len(asked)} endpoints run")
+        sleepers, waves = [], []
+        if options.by_load:
+            sleepers = [await Desk(api, "sleeper").create({**_REAL, "scaling": _IDLE})]
+            waves = self._waves(session, asked[1], sleepers[0])
 
         chance = random.Random(options.seed)
         owners, tokens, others = self._callers(api, asked[-1], chance)
         over = asyncio.Event()
-        callers = [*owners, tokens, *others, *askers]
+        callers = [*owners, tokens, *others, *askers, *waves]
         clients = [await self._beside(one.run(over)) for one in callers]
 
         targets = [one.endpoint_id for one in asked[1:]]
@@ -125,7 +135,7 @@ class _Run:
             world,
             api,
             plain,
-            [*asked, *(one for owner in owners for one in owner.endpoints)],
+            [*asked, *sleepers, *(one for owner in owners for one in owner.endpoints)],
             tokens,
             askers,
             paper,
@@ -158,11 +168,11 @@ class _Run:
             return random.Random(chance.random())
 
         owners = [
-            Owner(Desk(api, f"paper {n}"), _ON_PAPER, (0.1, 1.5), dice(), 3, (1, 2))
+            Owner(Desk(api, f"paper {n}"), _ON_PAPER, (0.1, 1.5), dice(), 0, 3, (1, 2))
             for n in range(self.options.on_paper)
         ]
         owners += [
-            Owner(Desk(api, f"real {n}"), _REAL, (4, 12), dice(), 1, (1,))
+            Owner(Desk(api, f"real {n}"), _REAL, (4, 12), dice(), 1, 1, (1,))
             for n in range(self.options.for_real)
         ]
         tokens = Tokens(api, (0.5, 2), dice())
@@ -191,24 +201,44 @@ class _Run:
             self.stack.push_async_callback(agent.stop)
         return agents
 
-    def _askers(self, session: aiohttp.ClientSession, endpoints: Sequence[Json]) -> list[Asker]:
+    def _askers(
+        self,
+        session: aiohttp.ClientSession,
+        endpoints: Sequence[Endpoint],
+        *,
+        pause_s: float,
+        burst_s: float = math.inf,
+        calm_s: float = 0.0,
+    ) -> list[Asker]:
+        """Return one for every way to every endpoint."""
         return [
             Asker(
                 session,
                 self.promise,
                 name,
                 url,
-                one["endpoint_id"],
-                one["routing_key"],
-                0.1,
+                one.endpoint_id,
+                one.told["routing_key"],
+                pause_s,
                 self.tell,
+                burst_s,
+                calm_s,
             )
             for name, url in self.world.gateways.items()
             for one in endpoints
         ]
 
+    def _waves(
+        self, session: aiohttp.ClientSession, shaken: Endpoint, sleeper: Endpoint
+    ) -> list[Asker]:
+        """Return who asks now and then; the sleeper may wake too late for a request."""
+        self.promise.excuse(endpoint=sleeper.endpoint_id, refusals_only=True)
+        waves = self._askers(session, [shaken, shaken], pause_s=0, burst_s=8, calm_s=20)
+        return waves + self._askers(session, [sleeper], pause_s=0.5, burst_s=3, calm_s=15)
+
     async def _deploy(self, api: Api, name: str) -> Endpoint:
-        endpoint = await Desk(api, name).create(_REAL)
+        spec = {**_REAL, "scaling": _BY_LOAD} if name == "shaken" else _REAL
+        endpoint = await Desk(api, name).create(spec)
         async with asyncio.timeout(_READY_S):
             while (there := await api.get(endpoint.path))["status"] != "running":
                 if there["status"] == "failed":

@@ -54,18 +54,13 @@ class Result:
             ("untrue reasons", len(findings.untrue_reasons), True),
             ("intervals billed", findings.bills, False),
             ("intervals billed wrongly", len(findings.wrong_bills), True),
-            *self._replay(),
+            ("endpoints woken by a request", findings.woken, False),
+            ("endpoints scaled by their load", findings.scaled_by_load, False),
+            ("plans made again", findings.replayed, False),
+            ("plans that came out otherwise", len(findings.replayed_otherwise), True),
             ("parts that lost their office, and ended", len(self.fell) - len(self.crashed), False),
             ("parts that ended by themselves otherwise", len(self.crashed), True),
             ("hosts and ways that have not recovered", len(findings.not_recovered), True),
-        ]
-
-    def _replay(self) -> list[tuple[str, int, bool]]:
-        if self.findings.replayed is None:
-            return []
-        return [
-            ("turns replayed", self.findings.replayed, False),
-            ("turns replayed otherwise", self.findings.replayed_otherwise, True),
         ]
 
     def details(self) -> list[str]:
@@ -87,6 +82,7 @@ class Result:
             "unsettled": findings.endpoints_unsettled,
             "untrue": findings.untrue_reasons,
             "billed wrongly": findings.wrong_bills,
+            "planned otherwise": findings.replayed_otherwise,
             "ended by itself": self.crashed,
             "not recovered": findings.not_recovered,
             "skipped": self.skipped,

@@ -81,6 +81,9 @@ def test_what_a_host_said_may_be_late_by_as_long_as_it_was_held_up() -> None:
     assert beyond([bill], [seen], [(at(15), at(25))])
 
 
+BOUNDS = {fewest: {"min_replicas": fewest, "max_replicas": 2} for fewest in (0, 1, 2)}
+
+
 def endpoint(status: str, *replicas: str, **more: object) -> Json:
     return {
         "endpoint_id": "ep_1",
@@ -91,6 +94,7 @@ def endpoint(status: str, *replicas: str, **more: object) -> Json:
         "status_reason": "",
         "enabled": True,
         "scaling": {"min_replicas": 1, "max_replicas": 1},
+        "wanted_replicas": 1,
         "rollout": None,
         "replicas": [
             {"replica_id": f"rep_{n}", "status": one, "leaving": None}
@@ -105,8 +109,9 @@ def endpoint(status: str, *replicas: str, **more: object) -> Json:
     [
         (endpoint("running", "ready", "failed"), False),
         (endpoint("queued"), False),  # whether it has to wait is another question
-        (endpoint("running", "ready", scaling={"min_replicas": 2, "max_replicas": 2}), False),
-        (endpoint("idle", scaling={"min_replicas": 0, "max_replicas": 2}), False),
+        (endpoint("running", "ready", scaling=BOUNDS[2], wanted_replicas=2), False),
+        (endpoint("idle", scaling=BOUNDS[0], wanted_replicas=0), False),
+        (endpoint("running", "ready", scaling=BOUNDS[0]), False),
         (endpoint("stopped", "stopped", enabled=False), False),
         (endpoint("terminated", "stopped", enabled=False), True),
     ],
@@ -121,6 +126,9 @@ def test_an_endpoint_is_settled_when_it_is_as_it_was_told(there, deleted) -> Non
         (endpoint("failed"), False),
         (endpoint("provisioning", "loading"), False),
         (endpoint("running", "ready", "draining"), False),
+        (endpoint("running", "ready", "ready"), False),
+        (endpoint("idle", "draining", scaling=BOUNDS[0], wanted_replicas=0), False),
+        (endpoint("idle", wanted_replicas=0), False),
         (endpoint("running", "ready", "lost"), False),
         (endpoint("running", "ready", rollout={"status": "failed", "reason": ""}), False),
         (endpoint("running", "ready", enabled=False), False),

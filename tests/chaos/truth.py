@@ -70,7 +70,7 @@ def unsettled(endpoint: Json, *, deleted: bool) -> str:
     left = [one["replica_id"] for one in endpoint["replicas"] if one["status"] not in _ENDED]
     if wanted:
         return f"is {status}, but {left} are not" if left else ""
-    if status == "idle" and endpoint["scaling"]["min_replicas"] == 0 and not left:
+    if status == "idle" and is_done(endpoint):
         return ""
     if (rollout := endpoint["rollout"]) and rollout["status"] == "failed":
         return f"did not get its deployment: {rollout['reason']}"
@@ -86,8 +86,9 @@ def waits(endpoint: Json) -> bool:
     """
     if endpoint["status"] == "queued":
         return all(one["status"] in _ENDED for one in endpoint["replicas"])
-    steady = all(one["status"] in ("ready", *_ENDED) for one in endpoint["replicas"])
-    return steady and not is_done(endpoint)
+    present = [one["status"] for one in endpoint["replicas"] if one["status"] not in _ENDED]
+    few = len(present) <= endpoint["wanted_replicas"]
+    return few and set(present) <= {"ready"} and not is_done(endpoint)
 
 
 def _free(host: Json) -> int:

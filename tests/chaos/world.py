@@ -32,6 +32,13 @@ START_SECONDS: Final = 90.0
 GPUS_PER_AGENT: Final = 2
 HARDWARE: Final = "h100-sxm"  # simulated: Triton runs, on the CPU
 
+# So that waves of some seconds scale what they meet.
+_QUICK_SCALING: Final = {
+    "ENGINESHED_SCALE_TARGET": "1",
+    "ENGINESHED_SCALE_UP_WINDOW_S": "3",
+    "ENGINESHED_SCALE_DOWN_WINDOW_S": "10",
+    "ENGINESHED_RECLAIM_IDLE_S": "3",
+}
 _DISK_MIB: Final = 256
 _FILLING: Final = "filling"
 
@@ -250,7 +257,8 @@ class World:
 
         await add("catalog", known["catalog"])
         for name, port in listening.items():
-            await add(name, known["scheduler"], ENGINESHED_LISTEN=f"127.0.0.1:{port}")
+            listen = f"127.0.0.1:{port}"
+            await add(name, known["scheduler"], ENGINESHED_LISTEN=listen, **_QUICK_SCALING)
         for root in self._agent_roots():
             own = await self._links(f"{root.name} to schedulers", list(listening.values()))
             await add(
