@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engineshed.cli import catalog, certs, deploy, deployment, endpoints, nodes, watching
+from engineshed.cli import catalog, certs, deploy, deployment, endpoints, nodes, simulate, watching
 from engineshed.cli.client import ApiError
 from engineshed.cli.output import out, print_error
 from engineshed.cli.stack.options import StackError, StackOptions
@@ -110,6 +110,7 @@ app.command()(nodes.cordon)
 app.command()(nodes.uncordon)
 app.command()(nodes.drain)
 app.command("remove-node")(nodes.remove_node)
+app.command(help=simulate.HELP)(simulate.simulate)
 app.command()(catalog.templates)
 app.command(help=certs.HELP)(certs.certs)
 app.command(help=deployment.HELP)(deployment.secrets)

@@ -69,12 +69,13 @@ class ScriptedAgent:
         gpus: int = 4,
         gpu_type: str = "cpu",
         backends: tuple[str, ...] = ("torch",),
+        hostname: str = "host",
         token: str = TOKEN,
         report_s: float = REPORT_S,
     ) -> None:
         self.node_id = ids.new(ids.NODE)
         self.inventory = NodeInventory(
-            hostname="host",
+            hostname=hostname,
             region=region,
             gpu_type=gpu_type,
             gpu_count=gpus,

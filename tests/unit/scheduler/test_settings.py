@@ -49,6 +49,14 @@ def test_logs_are_kept_as_the_stream_says_unless_it_is_set(
     assert SchedulerSettings().log_retention == timedelta(days=30)
 
 
+def test_plans_are_kept_for_two_weeks_unless_it_is_set(environment: pytest.MonkeyPatch) -> None:
+    assert SchedulerSettings().plans_kept_for == timedelta(weeks=2)
+
+    environment.setenv("ENGINESHED_PLANS_KEPT_FOR", "3600")
+
+    assert SchedulerSettings().plans_kept_for == timedelta(hours=1)
+
+
 @pytest.mark.parametrize("said", ["-1", "soon", "nan"])
 def test_what_is_no_time_is_refused(environment: pytest.MonkeyPatch, said: str) -> None:
     environment.setenv("ENGINESHED_PURGE_STOPPED_AFTER", said)
