@@ -8,6 +8,7 @@ def main() -> None:
     """Run the agent as the environment says."""
     # Before gRPC is imported: its handlers of fork() are in the way of starting other programs.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    from engineshed.agent.gpus import GpusUnreadableError
     from engineshed.agent.node import AgentRunningError
     from engineshed.agent.process import serve
     from engineshed.agent.settings import AgentSettings
@@ -19,7 +20,7 @@ def main() -> None:
     configure_tracing("agent")
     try:
         run(lambda stop: serve(settings, stop))
-    except AgentRunningError as error:
+    except (AgentRunningError, GpusUnreadableError) as error:
         sys.exit(str(error))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from engineshed.agent.engines.interface import Hardware
+from engineshed.agent.gpus import Gpu, find_gpus
 from engineshed.agent.settings import AgentSettings
 from engineshed.api.scheduler.v1.node_service_pb2 import NodeInventory
 
@@ -37,10 +38,16 @@ class Inventory:
     """What this process may use of the CPU."""
     memory_bytes: int
     """What this process may use of the host's memory."""
+    gpus: tuple[Gpu, ...] = ()
+    """The real ones, by index; empty where the CPU serves."""
+    driver: str = ""
+    """The version of their driver."""
 
     @property
     def gpu_memory_bytes(self) -> int:
         """The memory of each GPU; where the CPU serves, an equal share of the host's."""
+        if self.gpus:
+            return min(gpu.memory_bytes for gpu in self.gpus)
         return self.memory_bytes // self.gpu_count
 
     def threads(self, gpus: int) -> int:
@@ -49,6 +56,14 @@ class Inventory:
 
     def hardware(self, gpus: int) -> Hardware:
         """Return what an engine on so many GPUs really runs on."""
+        if self.gpus:
+            return Hardware(
+                product=self.gpus[0].product,
+                count=gpus,
+                memory_bytes=self.gpu_memory_bytes,
+                architecture=self.gpus[0].compute_capability,
+                driver=self.driver.partition(".")[0],
+            )
         # Without real GPUs that is the CPU, whatever is declared. One replica may use all of the
         # host's memory: slots only count replicas, and a model of any size may be served alone.
         return Hardware(
@@ -58,9 +73,9 @@ class Inventory:
             architecture=platform.machine(),
         )
 
-    def visible(self, gpus: Sequence[int]) -> Sequence[int]:
-        """Return which of a replica's GPUs are really there."""
-        return () if self.simulated or self.gpu_type == CPU else gpus
+    def visible(self, gpus: Sequence[int]) -> tuple[str, ...]:
+        """Return the UUIDs of a replica's GPUs; none where the CPU serves in their place."""
+        return tuple(self.gpus[index].uuid for index in gpus) if self.gpus else ()
 
     def message(self, backends: list[str]) -> NodeInventory:
         """Return it as the scheduler is told, with the engine back ends that can run here."""
@@ -70,6 +85,7 @@ class Inventory:
             gpu_type=self.gpu_type,
             gpu_count=self.gpu_count,
             gpu_memory_bytes=self.gpu_memory_bytes,
+            driver=self.driver,
             simulated=self.simulated,
             backends=backends,
             agent_version=version("engineshed"),
@@ -77,9 +93,18 @@ class Inventory:
 
 
 def take_inventory(settings: AgentSettings) -> Inventory:
-    """Look at this host. Quick."""
-    # Real GPUs, found by NVML, belong here: before what is simulated and before the CPU's slots.
-    gpu_type, gpu_count = settings.simulated or (CPU, settings.slots)
+    """Look at this host. Quick.
+
+    Raises:
+        GpusUnreadableError: it has GPUs, and their driver is broken.
+
+    """
+    # Who simulates does so on a host with GPUs, too: they are then not even looked at.
+    found = None if settings.simulated else find_gpus()
+    if found:
+        gpu_type, gpu_count = found.gpus[0].gpu_type, len(found.gpus)
+    else:
+        gpu_type, gpu_count = settings.simulated or (CPU, settings.slots)
     return Inventory(
         hostname=socket.gethostname()[:253],
         region=settings.region,
@@ -88,6 +113,8 @@ def take_inventory(settings: AgentSettings) -> Inventory:
         simulated=settings.simulated is not None,
         cores=_cores(),
         memory_bytes=_memory_bytes(),
+        gpus=found.gpus if found else (),
+        driver=found.driver if found else "",
     )
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prometheus_client.core import Metric
@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from engineshed.agent.builds import Builds
 from engineshed.agent.connection import SchedulerConnection
+from engineshed.agent.gpus import Gpu, usage_of
 from engineshed.agent.reconciler import Reconciler
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 from engineshed.telemetry import gauge
@@ -52,6 +53,37 @@ class AgentMetrics(Collector):
             "engineshed_agent_status_sent_age_seconds",
             "Since the scheduler was last told how things are here.",
             time.monotonic() - self._connection.told_at,
+        )
+
+
+class GpuMetrics(Collector):
+    """The host's GPUs, as their driver sees them: what others do on them counts, too."""
+
+    def __init__(self, gpus: Sequence[Gpu]) -> None:
+        self._gpus = gpus
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics; it asks the driver. A GPU that does not answer is left out."""
+        labels = ("gpu", "uuid")
+        seen = [((str(index), gpu.uuid), gpu) for index, gpu in enumerate(self._gpus)]
+        used = [(key, usage) for key, gpu in seen if (usage := usage_of(gpu))]
+        yield gauge(
+            "engineshed_agent_gpu_memory_bytes",
+            "The memory of each GPU that programs may use.",
+            [(key, gpu.memory_bytes) for key, gpu in seen],
+            labels,
+        )
+        yield gauge(
+            "engineshed_agent_gpu_memory_used_bytes",
+            "What of it is in use.",
+            [(key, usage.memory_bytes) for key, usage in used],
+            labels,
+        )
+        yield gauge(
+            "engineshed_agent_gpu_utilization_ratio",
+            "The share of the time in which the GPU computed, 0 to 1.",
+            [(key, usage.utilization) for key, usage in used],
+            labels,
         )
 
 

@@ -67,6 +67,7 @@ class Workshop:
             max_context=serving.max_context or None,
             precision=serving.precision or None,
             quantization=serving.quantization or None,
+            gpus=self.inventory.visible(desired.gpus),
         )
 
         def progress(stage: str, fraction: float, building: bool) -> None:

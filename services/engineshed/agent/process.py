@@ -17,7 +17,7 @@ from engineshed.agent.fetch import ArtifactStore
 from engineshed.agent.inventory import Inventory, take_inventory
 from engineshed.agent.keeper import Means
 from engineshed.agent.logs import LogShipper
-from engineshed.agent.metrics import AgentMetrics
+from engineshed.agent.metrics import AgentMetrics, GpuMetrics
 from engineshed.agent.node import NodeFile, sole_agent
 from engineshed.agent.preparation import Workshop
 from engineshed.agent.reconciler import Reconciler
@@ -85,7 +85,10 @@ async def serve(
         )
         connection = SchedulerConnection(channel, hello, reconciler)
         exposition = Exposition(
-            "agent", AgentMetrics(settings.folder, reconciler, builds, connection), bus.metrics
+            "agent",
+            AgentMetrics(settings.folder, reconciler, builds, connection),
+            GpuMetrics(inventory.gpus),
+            bus.metrics,
         )
 
         async def report() -> None:

@@ -157,13 +157,13 @@ class ReplicaDirectory:
         return self.models
 
     def start_front(
-        self, program: Sequence[str], visible_gpus: Sequence[int]
+        self, program: Sequence[str], visible_gpus: Sequence[str]
     ) -> tuple[ProcessIdentity, subprocess.Popen[bytes]]:
         """Start the front in a session of its own, so that it outlives this process.
 
         Args:
             program: the front's command line, but for the folder.
-            visible_gpus: the indexes of the real GPUs that it may use.
+            visible_gpus: the UUIDs of the real GPUs that it may use.
 
         Raises:
             FrontNotStartedError: it ended at once.
@@ -237,10 +237,10 @@ def _record_or_none(directory: ReplicaDirectory) -> ReplicaRecord | None:
         ) from error
 
 
-def _environment(visible_gpus: Sequence[int]) -> dict[str, str]:
+def _environment(visible_gpus: Sequence[str]) -> dict[str, str]:
     passed_on = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("ENGINESHED_") or name.startswith(_PASSED_ON)
     }
-    return passed_on | {"CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in visible_gpus)}
+    return passed_on | {"CUDA_VISIBLE_DEVICES": ",".join(visible_gpus)}

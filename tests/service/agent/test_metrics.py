@@ -1,11 +1,17 @@
 """What the agent's GET /metrics says of its host."""
 
+import json
+from pathlib import Path
+
+import psutil
 from tests.metrics import is_refused, listening, sample, scrape
 
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 
 from .conftest import Host, a_replica
 from .scripted_scheduler import ScriptedScheduler
+
+STAND_IN_DRIVER = Path(__file__).with_name("stand_in_driver")
 
 
 async def test_replicas_builds_and_engines_show(host: Host, scheduler: ScriptedScheduler) -> None:
@@ -33,3 +39,25 @@ async def test_replicas_builds_and_engines_show(host: Host, scheduler: ScriptedS
     assert sample(text, "engineshed_agent_replicas") == 1
     assert sample(text, "engineshed_agent_engine_cache_bytes") > size
     assert await is_refused(address)
+
+
+async def test_gpus_show_with_their_memory_and_how_busy_they_are(
+    host: Host, scheduler: ScriptedScheduler
+) -> None:
+    """The driver is a stand-in: there is none where tests run."""
+    settings = listening(host.state_dir)
+    gpus = [{"uuid": "GPU-a", "used": 1 << 30, "gpu": 25}, {"uuid": "GPU-b", "answers": False}]
+    checkpoint = host.checkpoint()
+    replica = a_replica(checkpoint, gpu=1)
+    scheduler.want(replica)
+    host.start_agent(**settings, PYTHONPATH=str(STAND_IN_DRIVER), STAND_IN_GPUS=json.dumps(gpus))
+    await host.until(replica, Replica.STATE_READY)
+
+    text = await scrape(settings["ENGINESHED_METRICS_LISTEN"])
+    assert sample(text, "engineshed_agent_gpu_memory_bytes", gpu="0") == 150109880320
+    assert sample(text, "engineshed_agent_gpu_memory_used_bytes", gpu="0", uuid="GPU-a") == 1 << 30
+    assert sample(text, "engineshed_agent_gpu_utilization_ratio", gpu="0") == 0.25
+    assert 'gpu_memory_used_bytes{gpu="1"' not in text, "a GPU that is lost says nothing"
+
+    environment = psutil.Process(host.front(replica).pid).environ()
+    assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-b"

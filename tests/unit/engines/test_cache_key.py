@@ -33,6 +33,10 @@ def test_it_is_the_same_wherever_the_checkpoint_lies() -> None:
     assert len(KEY) == 64
 
 
+def test_it_is_the_same_whichever_gpu_builds() -> None:
+    assert cache_key(TorchBackend(), replace(REQUEST, gpus=("GPU-a",))) == KEY
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -65,7 +65,7 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """Everything that decides what engine comes out."""
+    """Everything that decides what engine comes out, and where to build it."""
 
     checkpoint: Checkpoint
     hardware: Hardware = Hardware()
@@ -75,6 +75,8 @@ class BuildRequest:
     """`float32`, `bfloat16`, `float16`; None: the checkpoint's own."""
     quantization: str | None = None
     max_concurrent: int = DEFAULT_MAX_CONCURRENT
+    gpus: tuple[str, ...] = ()
+    """The UUIDs of the GPUs to build on; which of them it is changes nothing of the engine."""
 
 
 @dataclass(frozen=True, slots=True)

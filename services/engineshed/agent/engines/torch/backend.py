@@ -94,7 +94,8 @@ class TorchBackend:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
-                env=engine_environment(threads=self._threads),
+                env=engine_environment(threads=self._threads)
+                | {"CUDA_VISIBLE_DEVICES": ",".join(request.gpus)},
                 start_new_session=True,
             )
         try:
