@@ -55,9 +55,9 @@ class Front:
         return self._answer.state if self._answer.HasField("state") else None
 
     @property
-    def in_flight(self) -> int:
-        """How many requests it had when it last answered."""
-        return self._answer.in_flight
+    def in_flight(self) -> int | None:
+        """How many requests it had when it last answered; None before its first answer."""
+        return self._answer.in_flight if self._answer.HasField("state") else None
 
     @property
     def in_flight_seconds(self) -> float:

@@ -116,7 +116,7 @@ class Keeper:
         if record.process is not None and said is not None:
             base.url = said.http_url
             base.progress, base.progress_message = said.progress, said.progress_message
-            base.in_flight = self._watch.in_flight
+            base.in_flight = self._watch.in_flight or 0
             base.in_flight_seconds = self._watch.in_flight_seconds
             if (idle := self._watch.idle_seconds) is not None:
                 base.idle_age.CopyFrom(report.seconds(idle))

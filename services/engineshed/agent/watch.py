@@ -39,9 +39,9 @@ class Watch:
         return self.said.phase if self.said else replica_pb.PHASE_UNSPECIFIED
 
     @property
-    def in_flight(self) -> int:
-        """How many requests it has."""
-        return self._front.in_flight if self._front else 0
+    def in_flight(self) -> int | None:
+        """How many requests it has; None until it was asked."""
+        return self._front.in_flight if self._front else None
 
     @property
     def in_flight_seconds(self) -> float:

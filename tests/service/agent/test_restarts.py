@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from engineshed import processes
 from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaStatus
-from engineshed.api.replica.v1.replica_service_pb2 import ReplicaState
+from engineshed.api.replica.v1.replica_service_pb2 import PHASE_DRAINING, ReplicaState
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 
 from .conftest import DEADLINE, ENDED, Host, a_replica, eventually, with_goal
@@ -98,6 +98,28 @@ async def test_an_adopted_replica_can_be_drained_and_ended(host: Host) -> None:
 
     assert (await host.until(replica, *ENDED)).state == Replica.STATE_STOPPED
     assert not processes.is_alive(front)
+
+
+async def test_an_adopted_replica_is_not_taken_for_drained_before_it_says_so(host: Host) -> None:
+    replica = await a_ready_replica(host)
+    front = host.front(replica)
+    (host.folder(replica) / "in_flight").write_text("2")
+    draining = with_goal(replica, DesiredReplica.GOAL_DRAIN)
+    host.scheduler.want(draining)
+    await eventually(lambda: host.front_state(replica).phase == PHASE_DRAINING)
+    processes.send_signal(front, signal.SIGSTOP)  # it is slow to answer
+    host.end_agent()
+
+    host.start_agent()
+    wanted = len(host.said("replica_wanted"))
+    await eventually(lambda: len(host.said("replica_wanted")) > wanted)
+    await host.until(replica, Replica.STATE_DRAINING)
+    assert not host.said("replica_ending")
+
+    processes.send_signal(front, signal.SIGCONT)
+    await eventually(lambda: host.scheduler.reports[-1].replicas[0].in_flight == 2)
+    (host.folder(replica) / "in_flight").write_text("0")
+    assert (await host.until(replica, *ENDED)).state == Replica.STATE_STOPPED
 
 
 async def test_a_front_that_was_started_but_not_noted_is_not_started_again(host: Host) -> None:

@@ -66,7 +66,11 @@ def test_a_replica_that_is_not_wanted_is_ended(goal: Goal) -> None:
 def test_draining_asks_waits_for_the_last_request_then_ends() -> None:
     assert action(Goal.DRAIN, Running(pb.PHASE_READY, in_flight=2)) is Step.ASK_TO_DRAIN
     assert action(Goal.DRAIN, Running(pb.PHASE_DRAINING, in_flight=2)) is Step.WAIT
-    assert action(Goal.DRAIN, Running(pb.PHASE_DRAINING)) == End(STOPPED)
+    assert action(Goal.DRAIN, Running(pb.PHASE_DRAINING, in_flight=0)) == End(STOPPED)
+
+
+def test_one_that_was_not_asked_yet_may_have_requests() -> None:
+    assert action(Goal.DRAIN, Running(pb.PHASE_DRAINING, in_flight=None)) is Step.WAIT
 
 
 def test_no_request_in_flight_before_it_was_asked_to_drain_says_nothing() -> None:
@@ -162,7 +166,7 @@ outcomes = st.sampled_from([STOPPED, Outcome(DIED)])
 running = st.builds(
     Running,
     phase=phases,
-    in_flight=st.integers(0, 3),
+    in_flight=st.none() | st.integers(0, 3),
     missed_polls=st.integers(0, 5),
     silent_seconds=st.floats(0, 1000),
     draining_seconds=st.floats(0, 1000),

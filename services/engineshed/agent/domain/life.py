@@ -73,8 +73,8 @@ class Running:
 
     phase: replica_pb.Phase.ValueType = replica_pb.PHASE_UNSPECIFIED
     """What the front says of itself; UNSPECIFIED until it said anything."""
-    in_flight: int = 0
-    """Requests it has, by its last answer."""
+    in_flight: int | None = None
+    """Requests it has, by its last answer; None before its first, as when it is adopted."""
     missed_polls: int = 0
     """How many questions in a row it left unanswered."""
     silent_seconds: float = 0.0
