@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2engineshed/api/catalog/v1/checkpoint_service.proto\x12\x19\x65ngineshed.api.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x05\n\nCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12:\n\x05state\x18\x04 \x01(\x0e\x32+.engineshed.api.catalog.v1.Checkpoint.State\x12\x14\n\x0cstate_reason\x18\x05 \x01(\t\x12\x12\n\nsource_uri\x18\x06 \x01(\t\x12\x10\n\x08location\x18\x07 \x01(\t\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x14\n\x0c\x61rchitecture\x18\n \x01(\t\x12\x17\n\x0fparameter_count\x18\x0b \x01(\x04\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x1f\n\x17max_position_embeddings\x18\r \x01(\r\x12\x12\n\nbase_model\x18\x0e \x01(\t\x12\x17\n\x0fproducer_job_id\x18\x0f \x01(\t\x12\x38\n\x05\x66iles\x18\x10 \x03(\x0b\x32).engineshed.api.catalog.v1.CheckpointFile\x12\x41\n\x08progress\x18\x11 \x01(\x0b\x32/.engineshed.api.catalog.v1.RegistrationProgress\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\x12\x19\n\x11has_chat_template\x18\x15 \x01(\x08\"\x85\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STATE_REGISTERING\x10\x01\x12\x14\n\x10STATE_REGISTERED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_DELETED\x10\x04\x12\x13\n\x0fSTATE_RECLAIMED\x10\x05\"B\n\x0e\x43heckpointFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"?\n\x14RegistrationProgress\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"\xc2\x02\n\x17\x43reateCheckpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x17\n\x03uri\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1c\n\nbase_model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12/\n\x06\x64igest\x18\x04 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^(sha256:[0-9a-f]{64})?$\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12Y\n\x06sha256\x18\x06 \x03(\x0b\x32>.engineshed.api.catalog.v1.CreateCheckpointRequest.Sha256EntryB\t\xbaH\x06\x9a\x01\x03\x10\x90N\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x18\x43reateCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint\"\x94\x01\n\x14GetCheckpointRequest\x12;\n\rcheckpoint_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^ckpt_[0-9A-HJKMNP-TV-Z]{26}$\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x15GetCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint\"k\n\x16ListCheckpointsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"n\n\x17ListCheckpointsResponse\x12:\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"m\n\x17\x44\x65leteCheckpointRequest\x12;\n\rcheckpoint_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^ckpt_[0-9A-HJKMNP-TV-Z]{26}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"U\n\x18\x44\x65leteCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint2\xfb\x03\n\x11\x43heckpointService\x12{\n\x10\x43reateCheckpoint\x12\x32.engineshed.api.catalog.v1.CreateCheckpointRequest\x1a\x33.engineshed.api.catalog.v1.CreateCheckpointResponse\x12r\n\rGetCheckpoint\x12/.engineshed.api.catalog.v1.GetCheckpointRequest\x1a\x30.engineshed.api.catalog.v1.GetCheckpointResponse\x12x\n\x0fListCheckpoints\x12\x31.engineshed.api.catalog.v1.ListCheckpointsRequest\x1a\x32.engineshed.api.catalog.v1.ListCheckpointsResponse\x12{\n\x10\x44\x65leteCheckpoint\x12\x32.engineshed.api.catalog.v1.DeleteCheckpointRequest\x1a\x33.engineshed.api.catalog.v1.DeleteCheckpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2engineshed/api/catalog/v1/checkpoint_service.proto\x12\x19\x65ngineshed.api.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x06\n\nCheckpoint\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12:\n\x05state\x18\x04 \x01(\x0e\x32+.engineshed.api.catalog.v1.Checkpoint.State\x12\x14\n\x0cstate_reason\x18\x05 \x01(\t\x12\x12\n\nsource_uri\x18\x06 \x01(\t\x12\x10\n\x08location\x18\x07 \x01(\t\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x14\n\x0c\x61rchitecture\x18\n \x01(\t\x12\x17\n\x0fparameter_count\x18\x0b \x01(\x04\x12\r\n\x05\x64type\x18\x0c \x01(\t\x12\x1f\n\x17max_position_embeddings\x18\r \x01(\r\x12\x12\n\nbase_model\x18\x0e \x01(\t\x12\x17\n\x0fproducer_job_id\x18\x0f \x01(\t\x12\x38\n\x05\x66iles\x18\x10 \x03(\x0b\x32).engineshed.api.catalog.v1.CheckpointFile\x12\x41\n\x08progress\x18\x11 \x01(\x0b\x32/.engineshed.api.catalog.v1.RegistrationProgress\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\x12\x19\n\x11has_chat_template\x18\x15 \x01(\x08\x12\x34\n\x05shape\x18\x16 \x01(\x0b\x32%.engineshed.api.catalog.v1.ModelShape\"\x85\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STATE_REGISTERING\x10\x01\x12\x14\n\x10STATE_REGISTERED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_DELETED\x10\x04\x12\x13\n\x0fSTATE_RECLAIMED\x10\x05\"\xbd\x01\n\nModelShape\x12\x1e\n\x16quantizable_parameters\x18\x01 \x01(\x04\x12\x14\n\x0cweight_bytes\x18\x02 \x01(\x04\x12\x18\n\x10\x61ttending_layers\x18\x03 \x01(\r\x12\x10\n\x08kv_heads\x18\x04 \x01(\r\x12\x10\n\x08head_dim\x18\x05 \x01(\r\x12\x15\n\rlatent_values\x18\x06 \x01(\r\x12\x13\n\x0bhidden_size\x18\x07 \x01(\r\x12\x0f\n\x07\x65xperts\x18\x08 \x01(\r\"B\n\x0e\x43heckpointFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"?\n\x14RegistrationProgress\x12\x12\n\ndone_bytes\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"\xc2\x02\n\x17\x43reateCheckpointRequest\x12\x17\n\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x17\n\x03uri\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1c\n\nbase_model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12/\n\x06\x64igest\x18\x04 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^(sha256:[0-9a-f]{64})?$\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12Y\n\x06sha256\x18\x06 \x03(\x0b\x32>.engineshed.api.catalog.v1.CreateCheckpointRequest.Sha256EntryB\t\xbaH\x06\x9a\x01\x03\x10\x90N\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x18\x43reateCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint\"\x94\x01\n\x14GetCheckpointRequest\x12;\n\rcheckpoint_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^ckpt_[0-9A-HJKMNP-TV-Z]{26}$\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x15GetCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint\"k\n\x16ListCheckpointsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x14\n\x0cshow_deleted\x18\x03 \x01(\x08\"n\n\x17ListCheckpointsResponse\x12:\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"m\n\x17\x44\x65leteCheckpointRequest\x12;\n\rcheckpoint_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^ckpt_[0-9A-HJKMNP-TV-Z]{26}$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"U\n\x18\x44\x65leteCheckpointResponse\x12\x39\n\ncheckpoint\x18\x01 \x01(\x0b\x32%.engineshed.api.catalog.v1.Checkpoint2\xfb\x03\n\x11\x43heckpointService\x12{\n\x10\x43reateCheckpoint\x12\x32.engineshed.api.catalog.v1.CreateCheckpointRequest\x1a\x33.engineshed.api.catalog.v1.CreateCheckpointResponse\x12r\n\rGetCheckpoint\x12/.engineshed.api.catalog.v1.GetCheckpointRequest\x1a\x30.engineshed.api.catalog.v1.GetCheckpointResponse\x12x\n\x0fListCheckpoints\x12\x31.engineshed.api.catalog.v1.ListCheckpointsRequest\x1a\x32.engineshed.api.catalog.v1.ListCheckpointsResponse\x12{\n\x10\x44\x65leteCheckpoint\x12\x32.engineshed.api.catalog.v1.DeleteCheckpointRequest\x1a\x33.engineshed.api.catalog.v1.DeleteCheckpointResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,31 +58,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETECHECKPOINTREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETECHECKPOINTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_CHECKPOINT']._serialized_start=144
-  _globals['_CHECKPOINT']._serialized_end=905
-  _globals['_CHECKPOINT_STATE']._serialized_start=772
-  _globals['_CHECKPOINT_STATE']._serialized_end=905
-  _globals['_CHECKPOINTFILE']._serialized_start=907
-  _globals['_CHECKPOINTFILE']._serialized_end=973
-  _globals['_REGISTRATIONPROGRESS']._serialized_start=975
-  _globals['_REGISTRATIONPROGRESS']._serialized_end=1038
-  _globals['_CREATECHECKPOINTREQUEST']._serialized_start=1041
-  _globals['_CREATECHECKPOINTREQUEST']._serialized_end=1363
-  _globals['_CREATECHECKPOINTREQUEST_SHA256ENTRY']._serialized_start=1318
-  _globals['_CREATECHECKPOINTREQUEST_SHA256ENTRY']._serialized_end=1363
-  _globals['_CREATECHECKPOINTRESPONSE']._serialized_start=1365
-  _globals['_CREATECHECKPOINTRESPONSE']._serialized_end=1450
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1453
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1601
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1603
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1685
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1687
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1794
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1796
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1906
-  _globals['_DELETECHECKPOINTREQUEST']._serialized_start=1908
-  _globals['_DELETECHECKPOINTREQUEST']._serialized_end=2017
-  _globals['_DELETECHECKPOINTRESPONSE']._serialized_start=2019
-  _globals['_DELETECHECKPOINTRESPONSE']._serialized_end=2104
-  _globals['_CHECKPOINTSERVICE']._serialized_start=2107
-  _globals['_CHECKPOINTSERVICE']._serialized_end=2614
+  _globals['_CHECKPOINT']._serialized_end=959
+  _globals['_CHECKPOINT_STATE']._serialized_start=826
+  _globals['_CHECKPOINT_STATE']._serialized_end=959
+  _globals['_MODELSHAPE']._serialized_start=962
+  _globals['_MODELSHAPE']._serialized_end=1151
+  _globals['_CHECKPOINTFILE']._serialized_start=1153
+  _globals['_CHECKPOINTFILE']._serialized_end=1219
+  _globals['_REGISTRATIONPROGRESS']._serialized_start=1221
+  _globals['_REGISTRATIONPROGRESS']._serialized_end=1284
+  _globals['_CREATECHECKPOINTREQUEST']._serialized_start=1287
+  _globals['_CREATECHECKPOINTREQUEST']._serialized_end=1609
+  _globals['_CREATECHECKPOINTREQUEST_SHA256ENTRY']._serialized_start=1564
+  _globals['_CREATECHECKPOINTREQUEST_SHA256ENTRY']._serialized_end=1609
+  _globals['_CREATECHECKPOINTRESPONSE']._serialized_start=1611
+  _globals['_CREATECHECKPOINTRESPONSE']._serialized_end=1696
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1699
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1847
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1849
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1931
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1933
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=2040
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=2042
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=2152
+  _globals['_DELETECHECKPOINTREQUEST']._serialized_start=2154
+  _globals['_DELETECHECKPOINTREQUEST']._serialized_end=2263
+  _globals['_DELETECHECKPOINTRESPONSE']._serialized_start=2265
+  _globals['_DELETECHECKPOINTRESPONSE']._serialized_end=2350
+  _globals['_CHECKPOINTSERVICE']._serialized_start=2353
+  _globals['_CHECKPOINTSERVICE']._serialized_end=2860
 # @@protoc_insertion_point(module_scope)

@@ -82,6 +82,7 @@ class Checkpoint(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     """checkpoint_id is "ckpt_" and a ULID."""
     org_id: _builtins.str
@@ -132,6 +133,12 @@ class Checkpoint(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """update_time is when it last changed."""
 
+    @_builtins.property
+    def shape(self) -> Global___ModelShape:
+        """shape is what the memory that it takes follows from. Unset: it was registered before that was
+        looked at.
+        """
+
     def __init__(
         self,
         *,
@@ -156,14 +163,69 @@ class Checkpoint(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         has_chat_template: _builtins.bool = ...,
+        shape: Global___ModelShape | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "progress", b"progress", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "progress", b"progress", "shape", b"shape", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "base_model", b"base_model", "checkpoint_id", b"checkpoint_id", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "etag", b"etag", "files", b"files", "has_chat_template", b"has_chat_template", "location", b"location", "max_position_embeddings", b"max_position_embeddings", "name", b"name", "org_id", b"org_id", "parameter_count", b"parameter_count", "producer_job_id", b"producer_job_id", "progress", b"progress", "size_bytes", b"size_bytes", "source_uri", b"source_uri", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "base_model", b"base_model", "checkpoint_id", b"checkpoint_id", "create_time", b"create_time", "digest", b"digest", "dtype", b"dtype", "etag", b"etag", "files", b"files", "has_chat_template", b"has_chat_template", "location", b"location", "max_position_embeddings", b"max_position_embeddings", "name", b"name", "org_id", b"org_id", "parameter_count", b"parameter_count", "producer_job_id", b"producer_job_id", "progress", b"progress", "shape", b"shape", "size_bytes", b"size_bytes", "source_uri", b"source_uri", "state", b"state", "state_reason", b"state_reason", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class ModelShape(_message.Message):
+    """ModelShape is what the memory of a model follows from, by config.json and the headers of its
+    weights. Zero is what they do not say.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTIZABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    ATTENDING_LAYERS_FIELD_NUMBER: _builtins.int
+    KV_HEADS_FIELD_NUMBER: _builtins.int
+    HEAD_DIM_FIELD_NUMBER: _builtins.int
+    LATENT_VALUES_FIELD_NUMBER: _builtins.int
+    HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    quantizable_parameters: _builtins.int
+    """quantizable_parameters are those in linear layers, which quantization narrows."""
+    weight_bytes: _builtins.int
+    """weight_bytes is the size of all weights as they are stored."""
+    attending_layers: _builtins.int
+    """attending_layers is how many layers keep keys and values."""
+    kv_heads: _builtins.int
+    """kv_heads is how many heads of keys and values such a layer has."""
+    head_dim: _builtins.int
+    """head_dim is the width of a head."""
+    latent_values: _builtins.int
+    """latent_values is how many values such a layer keeps of a token instead of keys and values, with
+    latent attention. Zero: it has none.
+    """
+    hidden_size: _builtins.int
+    """hidden_size is the width of the model."""
+    experts: _builtins.int
+    """experts is how many experts a layer chooses among. Zero: there is no choice."""
+    def __init__(
+        self,
+        *,
+        quantizable_parameters: _builtins.int = ...,
+        weight_bytes: _builtins.int = ...,
+        attending_layers: _builtins.int = ...,
+        kv_heads: _builtins.int = ...,
+        head_dim: _builtins.int = ...,
+        latent_values: _builtins.int = ...,
+        hidden_size: _builtins.int = ...,
+        experts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attending_layers", b"attending_layers", "experts", b"experts", "head_dim", b"head_dim", "hidden_size", b"hidden_size", "kv_heads", b"kv_heads", "latent_values", b"latent_values", "quantizable_parameters", b"quantizable_parameters", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelShape: _TypeAlias = ModelShape  # noqa: Y015
 
 @_typing.final
 class CheckpointFile(_message.Message):

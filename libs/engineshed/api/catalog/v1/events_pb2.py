@@ -26,7 +26,7 @@ from engineshed.api.catalog.v1 import checkpoint_service_pb2 as engineshed_dot_a
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&engineshed/api/catalog/v1/events.proto\x12\x19\x65ngineshed.api.catalog.v1\x1a\x32\x65ngineshed/api/catalog/v1/checkpoint_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x13OrganizationCreated\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04slug\x18\x02 \x01(\t\"\x7f\n\x0cTokenCreated\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x0cTokenRevoked\x12\x10\n\x08token_id\x18\x01 \x01(\t\"\x88\x03\n\x1d\x43heckpointRegistrationStarted\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nsource_uri\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x1f\n\x17max_position_embeddings\x18\n \x01(\r\x12\x12\n\nbase_model\x18\x0b \x01(\t\x12\x17\n\x0f\x65xpected_digest\x18\x0c \x01(\t\x12\x38\n\x05\x66iles\x18\r \x03(\x0b\x32).engineshed.api.catalog.v1.CheckpointFile\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08\x12\x17\n\x0fproducer_job_id\x18\x0f \x01(\t\"\x8b\x01\n\x14\x43heckpointRegistered\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32).engineshed.api.catalog.v1.CheckpointFile\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"9\n\x10\x43heckpointFailed\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"*\n\x11\x43heckpointDeleted\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\",\n\x13\x43heckpointReclaimed\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"5\n\tHoldTaken\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x11\n\tholder_id\x18\x02 \x01(\t\"8\n\x0cHoldReleased\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x11\n\tholder_id\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&engineshed/api/catalog/v1/events.proto\x12\x19\x65ngineshed.api.catalog.v1\x1a\x32\x65ngineshed/api/catalog/v1/checkpoint_service.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"3\n\x13OrganizationCreated\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04slug\x18\x02 \x01(\t\"\x7f\n\x0cTokenCreated\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x0cTokenRevoked\x12\x10\n\x08token_id\x18\x01 \x01(\t\"\xbe\x03\n\x1d\x43heckpointRegistrationStarted\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\nsource_uri\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x06 \x01(\t\x12\x17\n\x0fparameter_count\x18\x07 \x01(\x04\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x1f\n\x17max_position_embeddings\x18\n \x01(\r\x12\x12\n\nbase_model\x18\x0b \x01(\t\x12\x17\n\x0f\x65xpected_digest\x18\x0c \x01(\t\x12\x38\n\x05\x66iles\x18\r \x03(\x0b\x32).engineshed.api.catalog.v1.CheckpointFile\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08\x12\x17\n\x0fproducer_job_id\x18\x0f \x01(\t\x12\x34\n\x05shape\x18\x10 \x01(\x0b\x32%.engineshed.api.catalog.v1.ModelShape\"\x8b\x01\n\x14\x43heckpointRegistered\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x38\n\x05\x66iles\x18\x03 \x03(\x0b\x32).engineshed.api.catalog.v1.CheckpointFile\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"9\n\x10\x43heckpointFailed\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"*\n\x11\x43heckpointDeleted\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\",\n\x13\x43heckpointReclaimed\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\"5\n\tHoldTaken\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x11\n\tholder_id\x18\x02 \x01(\t\"8\n\x0cHoldReleased\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x11\n\tholder_id\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,17 +40,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENREVOKED']._serialized_start=336
   _globals['_TOKENREVOKED']._serialized_end=368
   _globals['_CHECKPOINTREGISTRATIONSTARTED']._serialized_start=371
-  _globals['_CHECKPOINTREGISTRATIONSTARTED']._serialized_end=763
-  _globals['_CHECKPOINTREGISTERED']._serialized_start=766
-  _globals['_CHECKPOINTREGISTERED']._serialized_end=905
-  _globals['_CHECKPOINTFAILED']._serialized_start=907
-  _globals['_CHECKPOINTFAILED']._serialized_end=964
-  _globals['_CHECKPOINTDELETED']._serialized_start=966
-  _globals['_CHECKPOINTDELETED']._serialized_end=1008
-  _globals['_CHECKPOINTRECLAIMED']._serialized_start=1010
-  _globals['_CHECKPOINTRECLAIMED']._serialized_end=1054
-  _globals['_HOLDTAKEN']._serialized_start=1056
-  _globals['_HOLDTAKEN']._serialized_end=1109
-  _globals['_HOLDRELEASED']._serialized_start=1111
-  _globals['_HOLDRELEASED']._serialized_end=1167
+  _globals['_CHECKPOINTREGISTRATIONSTARTED']._serialized_end=817
+  _globals['_CHECKPOINTREGISTERED']._serialized_start=820
+  _globals['_CHECKPOINTREGISTERED']._serialized_end=959
+  _globals['_CHECKPOINTFAILED']._serialized_start=961
+  _globals['_CHECKPOINTFAILED']._serialized_end=1018
+  _globals['_CHECKPOINTDELETED']._serialized_start=1020
+  _globals['_CHECKPOINTDELETED']._serialized_end=1062
+  _globals['_CHECKPOINTRECLAIMED']._serialized_start=1064
+  _globals['_CHECKPOINTRECLAIMED']._serialized_end=1108
+  _globals['_HOLDTAKEN']._serialized_start=1110
+  _globals['_HOLDTAKEN']._serialized_end=1163
+  _globals['_HOLDRELEASED']._serialized_start=1165
+  _globals['_HOLDRELEASED']._serialized_end=1221
 # @@protoc_insertion_point(module_scope)

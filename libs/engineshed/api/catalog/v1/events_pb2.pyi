@@ -131,6 +131,7 @@ class CheckpointRegistrationStarted(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _builtins.int
     PRODUCER_JOB_ID_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
     checkpoint_id: _builtins.str
     """checkpoint_id is the new checkpoint."""
     org_id: _builtins.str
@@ -163,6 +164,10 @@ class CheckpointRegistrationStarted(_message.Message):
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_checkpoint_service_pb2.CheckpointFile]:
         """files are path and size of what will be copied, with the hash where the owner gave one."""
 
+    @_builtins.property
+    def shape(self) -> _checkpoint_service_pb2.ModelShape:
+        """shape is what the memory that it takes follows from."""
+
     def __init__(
         self,
         *,
@@ -181,10 +186,11 @@ class CheckpointRegistrationStarted(_message.Message):
         files: _abc.Iterable[_checkpoint_service_pb2.CheckpointFile] | None = ...,
         has_chat_template: _builtins.bool = ...,
         producer_job_id: _builtins.str = ...,
+        shape: _checkpoint_service_pb2.ModelShape | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "base_model", b"base_model", "checkpoint_id", b"checkpoint_id", "dtype", b"dtype", "expected_digest", b"expected_digest", "files", b"files", "has_chat_template", b"has_chat_template", "location", b"location", "max_position_embeddings", b"max_position_embeddings", "name", b"name", "org_id", b"org_id", "parameter_count", b"parameter_count", "producer_job_id", b"producer_job_id", "size_bytes", b"size_bytes", "source_uri", b"source_uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "base_model", b"base_model", "checkpoint_id", b"checkpoint_id", "dtype", b"dtype", "expected_digest", b"expected_digest", "files", b"files", "has_chat_template", b"has_chat_template", "location", b"location", "max_position_embeddings", b"max_position_embeddings", "name", b"name", "org_id", b"org_id", "parameter_count", b"parameter_count", "producer_job_id", b"producer_job_id", "shape", b"shape", "size_bytes", b"size_bytes", "source_uri", b"source_uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

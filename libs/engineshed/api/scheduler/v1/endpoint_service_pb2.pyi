@@ -1164,3 +1164,155 @@ class WakeEndpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WakeEndpointResponse: _TypeAlias = WakeEndpointResponse  # noqa: Y015
+
+@_typing.final
+class EstimateEndpointRequest(_message.Message):
+    """EstimateEndpointRequest says what would be served, and on what. Fields are left out as in
+    CreateEndpointRequest.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    FLAVOR_NAME_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """model_name is the template."""
+    flavor_name: _builtins.str
+    """flavor_name is its variant."""
+    checkpoint_id: _builtins.str
+    """checkpoint_id is what is served; its bytes need not be registered yet."""
+    gpu_type: _builtins.str
+    """gpu_type is the kind of GPU."""
+    gpu_count: _builtins.int
+    """gpu_count is the number of GPUs of each replica."""
+    region: _builtins.str
+    """region is where it runs."""
+    @_builtins.property
+    def serving(self) -> Global___ServingParameters:
+        """serving says how the model is served."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        flavor_name: _builtins.str = ...,
+        checkpoint_id: _builtins.str = ...,
+        gpu_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        region: _builtins.str = ...,
+        serving: Global___ServingParameters | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "flavor_name", b"flavor_name", "gpu_count", b"gpu_count", "gpu_type", b"gpu_type", "model_name", b"model_name", "region", b"region", "serving", b"serving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateEndpointRequest: _TypeAlias = EstimateEndpointRequest  # noqa: Y015
+
+@_typing.final
+class EstimateEndpointResponse(_message.Message):
+    """EstimateEndpointResponse says whether it fits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def estimate(self) -> Global___MemoryEstimate:
+        """estimate is of what was asked for."""
+
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryEstimate]:
+        """alternatives do fit, where that does not: the least change first, three at most."""
+
+    def __init__(
+        self,
+        *,
+        estimate: Global___MemoryEstimate | None = ...,
+        alternatives: _abc.Iterable[Global___MemoryEstimate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "estimate", b"estimate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateEndpointResponse: _TypeAlias = EstimateEndpointResponse  # noqa: Y015
+
+@_typing.final
+class MemoryEstimate(_message.Message):
+    """MemoryEstimate is what each GPU of a replica would hold. All of it is estimated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_TYPE_FIELD_NUMBER: _builtins.int
+    GPU_COUNT_FIELD_NUMBER: _builtins.int
+    PARALLEL_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    NEEDED_BYTES_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    ACTIVATION_BYTES_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
+    TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+    NEEDED_CONTEXT_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    gpu_type: _builtins.str
+    """gpu_type is the kind of GPU."""
+    gpu_count: _builtins.int
+    """gpu_count is how many there are."""
+    parallel: _builtins.int
+    """parallel is how many of them share the model."""
+    fits: _builtins.bool
+    """fits is whether there is room for one request of the longest context."""
+    gpu_memory_bytes: _builtins.int
+    """gpu_memory_bytes is what each GPU has."""
+    needed_bytes: _builtins.int
+    """needed_bytes is what it takes at least."""
+    weight_bytes: _builtins.int
+    """weight_bytes are its weights."""
+    activation_bytes: _builtins.int
+    """activation_bytes is the work space of the engine."""
+    reserved_bytes: _builtins.int
+    """reserved_bytes is what CUDA takes for itself."""
+    token_bytes: _builtins.int
+    """token_bytes are the keys and values of one token."""
+    needed_context: _builtins.int
+    """needed_context is for how many tokens of one request there must be room."""
+    max_tokens: _builtins.int
+    """max_tokens is for how many tokens of all requests together there is room."""
+    @_builtins.property
+    def serving(self) -> Global___ServingParameters:
+        """serving is how the model is served; empty and zero are as the checkpoint says."""
+
+    def __init__(
+        self,
+        *,
+        gpu_type: _builtins.str = ...,
+        gpu_count: _builtins.int = ...,
+        parallel: _builtins.int = ...,
+        serving: Global___ServingParameters | None = ...,
+        fits: _builtins.bool = ...,
+        gpu_memory_bytes: _builtins.int = ...,
+        needed_bytes: _builtins.int = ...,
+        weight_bytes: _builtins.int = ...,
+        activation_bytes: _builtins.int = ...,
+        reserved_bytes: _builtins.int = ...,
+        token_bytes: _builtins.int = ...,
+        needed_context: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "fits", b"fits", "gpu_count", b"gpu_count", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_type", b"gpu_type", "max_tokens", b"max_tokens", "needed_bytes", b"needed_bytes", "needed_context", b"needed_context", "parallel", b"parallel", "reserved_bytes", b"reserved_bytes", "serving", b"serving", "token_bytes", b"token_bytes", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryEstimate: _TypeAlias = MemoryEstimate  # noqa: Y015

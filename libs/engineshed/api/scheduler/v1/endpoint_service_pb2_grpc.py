@@ -75,6 +75,11 @@ class EndpointServiceStub:
                 request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointRequest.SerializeToString,
                 response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointResponse.FromString,
                 _registered_method=True)
+        self.EstimateEndpoint = channel.unary_unary(
+                '/engineshed.api.scheduler.v1.EndpointService/EstimateEndpoint',
+                request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.EstimateEndpointRequest.SerializeToString,
+                response_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.EstimateEndpointResponse.FromString,
+                _registered_method=True)
         self.WakeEndpoint = channel.unary_unary(
                 '/engineshed.api.scheduler.v1.EndpointService/WakeEndpoint',
                 request_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.WakeEndpointRequest.SerializeToString,
@@ -90,9 +95,9 @@ class EndpointServiceServicer:
         """CreateEndpoint serves a checkpoint on GPUs reserved for it. It answers when the endpoint is
         recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
-        NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE,
+        DOES_NOT_FIT: says what would), NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION
+        (CHECKPOINT_FAILED, EXCEEDS_FLEET, NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +124,8 @@ class EndpointServiceServicer:
         scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
         four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE,
+        DOES_NOT_FIT),
         NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
         which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
         (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
@@ -162,6 +168,17 @@ class EndpointServiceServicer:
         changes nothing.
 
         Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateEndpoint(self, request, context):
+        """EstimateEndpoint says whether an endpoint's model would fit on its GPUs, without creating it. It
+        is checked as a creation is; that there are no such GPUs free now does not matter.
+
+        Errors: those of CreateEndpoint, but for DOES_NOT_FIT and NO_CAPACITY; FAILED_PRECONDITION
+        (SHAPE_UNKNOWN: the checkpoint does not say enough).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +236,11 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.DeleteEndpoint,
                     request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointRequest.FromString,
                     response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointResponse.SerializeToString,
+            ),
+            'EstimateEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateEndpoint,
+                    request_deserializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.EstimateEndpointRequest.FromString,
+                    response_serializer=engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.EstimateEndpointResponse.SerializeToString,
             ),
             'WakeEndpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.WakeEndpoint,
@@ -443,6 +465,33 @@ class EndpointService:
             '/engineshed.api.scheduler.v1.EndpointService/DeleteEndpoint',
             engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointRequest.SerializeToString,
             engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.DeleteEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engineshed.api.scheduler.v1.EndpointService/EstimateEndpoint',
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.EstimateEndpointRequest.SerializeToString,
+            engineshed_dot_api_dot_scheduler_dot_v1_dot_endpoint__service__pb2.EstimateEndpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

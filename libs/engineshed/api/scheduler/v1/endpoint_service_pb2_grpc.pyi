@@ -37,9 +37,9 @@ class EndpointServiceStub:
     """CreateEndpoint serves a checkpoint on GPUs reserved for it. It answers when the endpoint is
     recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
-    NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE,
+    DOES_NOT_FIT: says what would), NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION
+    (CHECKPOINT_FAILED, EXCEEDS_FLEET, NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
     """
     GetEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.GetEndpointRequest, _endpoint_service_pb2.GetEndpointResponse]
     """GetEndpoint returns one endpoint, terminated ones too.
@@ -53,7 +53,8 @@ class EndpointServiceStub:
     scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
     four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE,
+    DOES_NOT_FIT),
     NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
     which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
     (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
@@ -81,6 +82,13 @@ class EndpointServiceStub:
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), ABORTED (ETAG_MISMATCH).
     """
+    EstimateEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.EstimateEndpointRequest, _endpoint_service_pb2.EstimateEndpointResponse]
+    """EstimateEndpoint says whether an endpoint's model would fit on its GPUs, without creating it. It
+    is checked as a creation is; that there are no such GPUs free now does not matter.
+
+    Errors: those of CreateEndpoint, but for DOES_NOT_FIT and NO_CAPACITY; FAILED_PRECONDITION
+    (SHAPE_UNKNOWN: the checkpoint does not say enough).
+    """
     WakeEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_service_pb2.WakeEndpointRequest, _endpoint_service_pb2.WakeEndpointResponse]
     """WakeEndpoint wants a replica for an endpoint that is idle. Gateways call it for callers whose
     requests wait. It changes nothing when the endpoint is not idle.
@@ -97,9 +105,9 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     """CreateEndpoint serves a checkpoint on GPUs reserved for it. It answers when the endpoint is
     recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-    NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
-    NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE,
+    DOES_NOT_FIT: says what would), NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION
+    (CHECKPOINT_FAILED, EXCEEDS_FLEET, NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
     """
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.GetEndpointRequest, _endpoint_service_pb2.GetEndpointResponse]  # type: ignore[assignment]
     """GetEndpoint returns one endpoint, terminated ones too.
@@ -113,7 +121,8 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
     four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE,
+    DOES_NOT_FIT),
     NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
     which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
     (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
@@ -141,6 +150,13 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
 
     Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), ABORTED (ETAG_MISMATCH).
     """
+    EstimateEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.EstimateEndpointRequest, _endpoint_service_pb2.EstimateEndpointResponse]  # type: ignore[assignment]
+    """EstimateEndpoint says whether an endpoint's model would fit on its GPUs, without creating it. It
+    is checked as a creation is; that there are no such GPUs free now does not matter.
+
+    Errors: those of CreateEndpoint, but for DOES_NOT_FIT and NO_CAPACITY; FAILED_PRECONDITION
+    (SHAPE_UNKNOWN: the checkpoint does not say enough).
+    """
     WakeEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_service_pb2.WakeEndpointRequest, _endpoint_service_pb2.WakeEndpointResponse]  # type: ignore[assignment]
     """WakeEndpoint wants a replica for an endpoint that is idle. Gateways call it for callers whose
     requests wait. It changes nothing when the endpoint is not idle.
@@ -160,9 +176,9 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         """CreateEndpoint serves a checkpoint on GPUs reserved for it. It answers when the endpoint is
         recorded; GetEndpoint tells how it goes on. Either model_name or checkpoint_id must be given.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE),
-        NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (CHECKPOINT_FAILED, EXCEEDS_FLEET,
-        NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, UNKNOWN_GPU_TYPE, UNKNOWN_REGION, NOT_IN_TEMPLATE,
+        DOES_NOT_FIT: says what would), NOT_FOUND (CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION
+        (CHECKPOINT_FAILED, EXCEEDS_FLEET, NO_CAPACITY), UNAVAILABLE (the catalog cannot be reached).
         """
 
     @_abc_1.abstractmethod
@@ -194,7 +210,8 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         scaling and its fields, checkpoint_id, gpu_type, gpu_count, serving and its fields. The last
         four make a new deployment, which replaces the replicas of the one before it (see Rollout).
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE),
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, IMMUTABLE_FIELD, NOT_IN_TEMPLATE, UNKNOWN_GPU_TYPE,
+        DOES_NOT_FIT),
         NOT_FOUND (ENDPOINT_NOT_FOUND, CHECKPOINT_NOT_FOUND), FAILED_PRECONDITION (WRONG_STATE: says
         which states allow it; CHECKPOINT_FAILED, CHECKPOINT_NOT_READY, EXCEEDS_FLEET), ABORTED
         (ETAG_MISMATCH), UNAVAILABLE (the catalog cannot be reached).
@@ -245,6 +262,19 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         changes nothing.
 
         Errors: NOT_FOUND (ENDPOINT_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+        """
+
+    @_abc_1.abstractmethod
+    def EstimateEndpoint(
+        self,
+        request: _endpoint_service_pb2.EstimateEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_service_pb2.EstimateEndpointResponse, _abc.Awaitable[_endpoint_service_pb2.EstimateEndpointResponse]]:
+        """EstimateEndpoint says whether an endpoint's model would fit on its GPUs, without creating it. It
+        is checked as a creation is; that there are no such GPUs free now does not matter.
+
+        Errors: those of CreateEndpoint, but for DOES_NOT_FIT and NO_CAPACITY; FAILED_PRECONDITION
+        (SHAPE_UNKNOWN: the checkpoint does not say enough).
         """
 
     @_abc_1.abstractmethod
