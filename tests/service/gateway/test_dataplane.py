@@ -98,14 +98,6 @@ async def served() -> AsyncIterator[Served]:
     fronts.close()
 
 
-@pytest.fixture
-async def replicas() -> AsyncIterator[list[FakeReplica]]:
-    started = [await FakeReplica().start() for _ in range(2)]
-    yield started
-    for replica in started:
-        await replica.stop()
-
-
 async def test_a_request_reaches_the_replica_unchanged_with_its_secret_and_not_the_callers(
     served, replicas
 ) -> None:

@@ -78,15 +78,15 @@ class Waking:
             OpenAIError: there was none in time, or it may not be waited for any more; nothing has
                 been sent to the caller.
         """
-        patience = route.wake_timeout.ToTimedelta().total_seconds()
         leaving: set[str] = set()
+        waited = 0.0
 
         def latest() -> Route:
             return self._routes.get(route.routing_key, route)
 
         while True:
             if not _has_other(latest(), leaving):
-                patience -= await self._hold(route, patience, exchange, body, leaving)
+                waited += await self._hold(route, waited, exchange, body, leaving)
             try:
                 return await self._forwarder.forward(latest, exchange, body, leaving)
             except OpenAIError:
@@ -97,12 +97,14 @@ class Waking:
     async def _hold(
         self,
         route: Route,
-        patience: float,
+        waited: float,
         exchange: Exchange,
         body: bytes,
         leaving: Collection[str],
     ) -> float:
         """Return once a replica that is not `leaving` can be asked, and how many seconds it took.
+
+        It has `waited` for so many before.
 
         Raises:
             OpenAIError: see `forward`.
@@ -111,6 +113,7 @@ class Waking:
         caller = _Caller(secret_of(exchange), exchange.request_id)
         if self._is_ready(key, leaving, caller):
             return 0.0
+        patience = route.wake_timeout.ToTimedelta().total_seconds() - waited
         began = loop.time()
         exchange.span.event("held")
         try:
