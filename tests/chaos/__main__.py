@@ -21,6 +21,11 @@ import structlog
 
 # Set for the program once it runs in a mount namespace of its own, which goes with it.
 _OWN_MOUNTS: Final = "CHAOS_OWN_MOUNTS"
+_PROBE: Final = (
+    "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip netns add probe && "
+    "ip -n probe link add probe1 type veth peer name probe2 && "
+    "ip netns exec probe iptables -I INPUT -i probe1 -j DROP && ip netns delete probe"
+)
 _UNSHARE: Final = ("unshare", "--mount", "--propagation", "private")
 
 
@@ -41,11 +46,12 @@ def main() -> int:
         arguments.gateways,
         arguments.agents,
         arguments.database,
-        own_disks=_OWN_MOUNTS in os.environ,
+        own_hosts=_OWN_MOUNTS in os.environ,
     )
     say(f"seed {arguments.seed}; again with: {_repeat(arguments)}")
     directory = Path(arguments.directory or tempfile.mkdtemp(prefix="chaos-")).absolute()
-    result = asyncio.run(run(Options(arguments.seconds, arguments.seed, shape), directory))
+    options = Options(arguments.seconds, arguments.seed, shape, arguments.between)
+    result = asyncio.run(run(options, directory))
     say(result.table())
     if not result.good:
         say(f"FAILED; the logs are in {directory / 'logs'}")
@@ -55,11 +61,10 @@ def main() -> int:
 
 
 def _may_mount() -> bool:
-    """Tell whether hosts can have disks of their own here, to be filled."""
+    """Tell whether hosts can have disks and networks of their own here."""
     if os.geteuid() != 0 or shutil.which(_UNSHARE[0]) is None:
         return False
-    mount = "mount -t tmpfs tmpfs /mnt"
-    done = subprocess.run([*_UNSHARE, "sh", "-c", mount], capture_output=True, check=False)
+    done = subprocess.run([*_UNSHARE, "sh", "-c", _PROBE], capture_output=True, check=False)
     return done.returncode == 0
 
 
@@ -67,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120, help="how long faults go on")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--between", type=float, default=2.2, help="seconds, from fault to fault")
     parser.add_argument("--schedulers", type=int, default=2)
     parser.add_argument("--gateways", type=int, default=2)
     parser.add_argument("--agents", type=int, default=3)
@@ -76,7 +82,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _repeat(arguments: argparse.Namespace) -> str:
-    names = ("seconds", "seed", "schedulers", "gateways", "agents")
+    names = ("seconds", "seed", "between", "schedulers", "gateways", "agents")
     options = " ".join(f"--{name} {getattr(arguments, name):g}" for name in names)
     return f"python -m tests.chaos {options} --database {arguments.database}"
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -71,8 +71,7 @@ class Findings:
     not_recovered: Sequence[str] = ()
     wrong_bills: Sequence[str] = ()
     bills: int = 0
-    woken: int = 0
-    scaled_by_load: int = 0
+    happened: Mapping[str, int] = field(default_factory=dict)  # events by kind, of the scheduler
     replayed: int = 0  # plans, made again from what they were made from
     replayed_otherwise: Sequence[str] = ()
 
@@ -153,7 +152,7 @@ class Audit:
         kinds = Counter(
             event.data.TypeName().rpartition(".")[2] for event in committed["scheduler"]
         )
-        found.woken, found.scaled_by_load = kinds["EndpointWoken"], kinds["EndpointAutoscaled"]
+        found.happened = kinds
         bills = billed(committed["scheduler"])
         found.bills = len(bills)
         found.wrong_bills = [

@@ -91,9 +91,9 @@ class Link:
     def __init__(self, proxies: Sequence[Proxy]) -> None:
         self._proxies = proxies
 
-    async def start(self) -> list[int]:
-        """Listen; return the ports."""
-        return [await proxy.start() for proxy in self._proxies]
+    async def start(self, host: str) -> list[str]:
+        """Listen; return the addresses."""
+        return [f"{host}:{await proxy.start(host)}" for proxy in self._proxies]
 
     async def stop(self) -> None:
         """Listen no more and end all connections."""

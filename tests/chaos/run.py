@@ -18,7 +18,7 @@ from tests.chaos.clients import Api, Asker, Tokens
 from tests.chaos.hosts import Operator
 from tests.chaos.owners import Desk, Endpoint, Owner, Reviser
 from tests.chaos.promise import Promise
-from tests.chaos.schedule import schedule
+from tests.chaos.schedule import BETWEEN, schedule
 from tests.chaos.strike import Striker, victims
 from tests.chaos.table import Result
 from tests.chaos.world import HARDWARE, Shape, World
@@ -52,6 +52,7 @@ class Options:
     seconds: float
     seed: int
     shape: Shape
+    between: float = BETWEEN  # seconds from one fault to the next, on average
     on_paper: int = 6  # owners of endpoints whose replicas are only said to run
     for_real: int = 1  # owners of endpoints whose replicas run
     asked: Sequence[str] = ("steady", "shaken", "revised")  # all the time; the last is changed, too
@@ -124,7 +125,8 @@ class _Run:
 
         targets = [one.endpoint_id for one in asked[1:]]
         striker = Striker(world, self.promise, api, targets, tell)
-        await striker.run(schedule(options.seed, options.seconds, victims(world)))
+        faults = schedule(options.seed, options.seconds, victims(world), options.between)
+        await striker.run(faults)
         tell("all faults are over")
         over.set()
         async with asyncio.timeout(_LAST_ANSWERS_S):
@@ -149,7 +151,9 @@ class _Run:
             seed=options.seed,
             seconds=options.seconds,
             struck=striker.struck,
-            skipped=[] if options.shape.own_disks else ["full disks: nothing can be mounted"],
+            skipped=[]
+            if options.shape.own_hosts
+            else ["full disks and pulled cables: this takes root, mount, ip and iptables"],
             operations=api.operations,
             promise=self.promise,
             findings=findings,
@@ -168,7 +172,7 @@ class _Run:
             return random.Random(chance.random())
 
         owners = [
-            Owner(Desk(api, f"paper {n}"), _ON_PAPER, (0.1, 1.5), dice(), 0, 3, (1, 2))
+            Owner(Desk(api, f"paper {n}"), _ON_PAPER, (0.1, 1.5), dice(), 0, 4, (1, 2))
             for n in range(self.options.on_paper)
         ]
         owners += [

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     HANG = "connection swallows all"
     BLACKOUT = "kill -9 of all of it"  # the control plane, or a host with its replicas
     FULL = "disk full"
+    PULL = "cable pulled"  # packets get lost, both ways
 
 
 # How long a fault lasts, in seconds; the longest pauses outlast every deadline and lease.
@@ -34,10 +35,11 @@ _LASTS: Final[dict[Kind, Sequence[float]]] = {
     Kind.HANG: (3, 12, 20),  # the lease of a host is 10 s
     Kind.BLACKOUT: (2, 6, 14),
     Kind.FULL: (4, 10),
+    Kind.PULL: (3, 12, 20),
 }
 
 _FIRST: Final = (1.0, 2.0)  # seconds, between these
-_BETWEEN: Final = (0.5, 4.0)
+BETWEEN: Final = 2.2  # on average
 _REST: Final = 3.0  # seconds from the end of a fault to the victim's next one
 
 
@@ -66,8 +68,13 @@ class Fault:
         return self.at + self.lasts
 
 
-def schedule(seed: int, seconds: float, victims: Sequence[Victim]) -> list[Fault]:
-    """Return the faults of a run of so many seconds, in their order; all end in it."""
+def schedule(
+    seed: int, seconds: float, victims: Sequence[Victim], between: float = BETWEEN
+) -> list[Fault]:
+    """Return the faults of a run of so many seconds, in their order; all end in it.
+
+    From one to the next it is `between` seconds on average.
+    """
     chance = random.Random(seed)
     faults: list[Fault] = []
     free_at: dict[str, float] = {}
@@ -85,7 +92,7 @@ def schedule(seed: int, seconds: float, victims: Sequence[Victim]) -> list[Fault
                 free_at |= dict.fromkeys(busy, now + lasts + victim.rest)
                 waiting.remove(card)
                 break
-        now += chance.uniform(*_BETWEEN)
+        now += chance.uniform(0.2 * between, 1.8 * between)
     return faults
 
 

@@ -18,6 +18,7 @@ _CONTROL_PLANE: Final = ("nats", "catalog", "scheduler", "database")
 _BLACKOUT: Final = "control plane"
 _HOST: Final = "host of "
 _DISK: Final = "disk of "
+_NETWORK: Final = "network of "
 _SPLIT_AFTER: Final = 700  # bytes: in the head or in the payload of some message
 
 # Three crashes of a replica in a row, within ten minutes, fail its endpoint: never so often.
@@ -36,6 +37,8 @@ def victims(world: World) -> list[Victim]:
         found.append(Victim(f"{_HOST}{name}", (Kind.BLACKOUT,) * 2, frozenset({name})))
         if world.has_own_disk(name):
             found.append(Victim(f"{_DISK}{name}", (Kind.FULL,) * 2))
+        if name in world.networks:
+            found.append(Victim(f"{_NETWORK}{name}", (Kind.PULL,) * 2))
     both = frozenset({"replicas"})
     found += [
         Victim(name, (Kind.KILL, Kind.PAUSE) * 3, both, rest=8.0)
@@ -96,6 +99,8 @@ class Striker:
             await self._strike_host(fault)
         elif fault.victim.startswith(_DISK):
             await self._fill_disk(fault)
+        elif fault.victim.startswith(_NETWORK):
+            await self._pull_cable(fault)
         elif fault.victim.startswith("gateway"):
             with self._promise.excusing(gateway=fault.victim):
                 await self._strike_part(fault)
@@ -155,6 +160,16 @@ class Striker:
         self._world.fill_disk(name)
         await asyncio.sleep(fault.lasts)
         self._world.free_disk(name)
+
+    async def _pull_cable(self, fault: Fault) -> None:
+        """Let nobody reach a host, nor it anybody."""
+        world, name = self._world, fault.victim.removeprefix(_NETWORK)
+        with ExitStack() as excuses:
+            for endpoint in world.endpoints_on(name):
+                excuses.enter_context(self._promise.excusing(endpoint=endpoint))
+            world.networks[name].pull()
+            await asyncio.sleep(fault.lasts)
+            world.networks[name].plug_in()
 
     async def _strike_replica(self, fault: Fault) -> None:
         what, crashes = fault.victim.removeprefix("a "), fault.kind is Kind.KILL

@@ -54,8 +54,6 @@ class Result:
             ("untrue reasons", len(findings.untrue_reasons), True),
             ("intervals billed", findings.bills, False),
             ("intervals billed wrongly", len(findings.wrong_bills), True),
-            ("endpoints woken by a request", findings.woken, False),
-            ("endpoints scaled by their load", findings.scaled_by_load, False),
             ("plans made again", findings.replayed, False),
             ("plans that came out otherwise", len(findings.replayed_otherwise), True),
             ("parts that lost their office, and ended", len(self.fell) - len(self.crashed), False),
@@ -107,6 +105,9 @@ class Result:
                 "operations, and how they ended",
                 *self._operations(),
                 "",
+                "what followed, by the scheduler's events",
+                *self._happened(),
+                "",
                 *self._judged(),
                 "",
                 *self.details(),
@@ -120,6 +121,11 @@ class Result:
         for what, counted in sorted(ends.items()):
             how = ", ".join(f"{count} {end}" for end, count in counted.most_common())
             yield f"  {what:<24}{how}"
+
+    def _happened(self) -> Iterator[str]:
+        happened = self.findings.happened
+        for kind in sorted(happened):
+            yield f"  {kind:<56}{happened[kind]:>6}"
 
     def _judged(self) -> Iterator[str]:
         for what, count, must_be_zero in self.rows():

@@ -18,6 +18,7 @@ import aiohttp
 import psutil
 import psycopg
 from tests.chaos.bills import Span
+from tests.chaos.networks import Network, keep_names_to_ourselves
 from tests.chaos.parts import Database, Link, Part, Service
 from tests.service.bus.proxy import Proxy
 
@@ -39,6 +40,7 @@ _QUICK_SCALING: Final = {
     "ENGINESHED_SCALE_DOWN_WINDOW_S": "10",
     "ENGINESHED_RECLAIM_IDLE_S": "3",
 }
+_LOOPBACK: Final = "127.0.0.1"
 _DISK_MIB: Final = 256
 _FILLING: Final = "filling"
 
@@ -51,7 +53,7 @@ class Shape:
     gateways: int
     agents: int
     database: str  # sqlite or postgresql
-    own_disks: bool = False  # of agents; takes a mount namespace of our own
+    own_hosts: bool = False  # agents' own disks and networks; takes a mount namespace of our own
 
 
 class World:
@@ -66,6 +68,7 @@ class World:
         self.nats_url = ""  # of a user who may do everything, past all links
         self.catalog_address = ""
         self.scheduler_address = ""
+        self.networks: dict[str, Network] = {}  # of agents
         self.down: set[str] = set()  # parts that a fault has ended and will start again
         self.fell: list[str] = []  # parts that ended by themselves
 
@@ -82,10 +85,8 @@ class World:
     async def start(self) -> None:
         """Start everything; return when all gateways answer."""
         self.layout.prepare()
-        if self.shape.own_disks:
-            for root in self._agent_roots():
-                root.mkdir()
-                _mount(root)
+        if self.shape.own_hosts:
+            self._make_hosts()
         await self._make_parts()
         for part in self.parts.values():
             await part.start()
@@ -115,6 +116,8 @@ class World:
         for part in self.parts.values():
             if isinstance(part, Database):
                 part.remove()
+        for network in self.networks.values():
+            network.remove()
         await asyncio.gather(*(link.stop() for link in self.links.values()))
 
     @property
@@ -168,7 +171,7 @@ class World:
 
     def has_own_disk(self, agent: str) -> bool:
         """Tell whether the disk of a host can be filled without harm to others."""
-        return self.shape.own_disks and agent in self.agents
+        return self.shape.own_hosts and agent in self.agents
 
     def fill_disk(self, agent: str) -> None:
         """Leave no byte free on the disk of a host."""
@@ -223,6 +226,14 @@ class World:
         pattern = f"{agent or 'agent-*'}/agent/replicas/*"
         return list(self.layout.root.glob(pattern))
 
+    def _make_hosts(self) -> None:
+        keep_names_to_ourselves()
+        for number, root in enumerate(self._agent_roots()):
+            root.mkdir()
+            _mount(root)
+            self.networks[root.name] = network = Network(root.name, number)
+            network.create()
+
     async def _make_parts(self) -> None:
         first = lasting_port()
         self.layout.root.joinpath("ports.json").write_text(
@@ -240,19 +251,21 @@ class World:
             f"scheduler-{n}": ports["scheduler"] if n == 1 else lasting_port()
             for n in _numbers(self.shape.schedulers)
         }
-        self.scheduler_address = _one_or_several(list(listening.values()))
-        way_to_catalog = await self._link("way to catalog", ports["catalog"])
+        self.scheduler_address = _one_or_several(
+            [f"{_LOOPBACK}:{port}" for port in listening.values()]
+        )
         ways = [await self._link(f"way to {name}", port) for name, port in listening.items()]
         common = {
-            "ENGINESHED_CATALOG_ADDRESS": f"127.0.0.1:{way_to_catalog}",
+            "ENGINESHED_CATALOG_ADDRESS": await self._link("way to catalog", ports["catalog"]),
             "ENGINESHED_SCHEDULER_ADDRESS": _one_or_several(ways),
             **database,
             "ENGINESHED_METRICS_LISTEN": "",  # the port is one for each kind of service
         }
 
         async def add(name: str, program: Program, **own: str) -> None:
-            nats = await self._link(f"{name} to nats", ports["nats"])
-            url = program.environment["ENGINESHED_NATS_URL"].replace(str(ports["nats"]), str(nats))
+            nats = await self._link(f"{name} to nats", ports["nats"], self._our_address(name))
+            url = program.environment["ENGINESHED_NATS_URL"]
+            url = url.replace(f"127.0.0.1:{ports['nats']}", nats)
             self._add(name, program, {**common, "ENGINESHED_NATS_URL": url, **own})
 
         await add("catalog", known["catalog"])
@@ -260,12 +273,15 @@ class World:
             listen = f"127.0.0.1:{port}"
             await add(name, known["scheduler"], ENGINESHED_LISTEN=listen, **_QUICK_SCALING)
         for root in self._agent_roots():
-            own = await self._links(f"{root.name} to schedulers", list(listening.values()))
+            name, schedulers = f"{root.name} to schedulers", list(listening.values())
+            own = await self._links(name, schedulers, self._our_address(root.name))
+            network = self.networks.get(root.name)
             await add(
                 root.name,
                 known["agent"],
                 ENGINESHED_STATE_DIR=str(root),
                 ENGINESHED_SCHEDULER_ADDRESS=_one_or_several(own),
+                ENGINESHED_REPLICA_HOST=network.address if network else _LOOPBACK,
             )
         for n in _numbers(self.shape.gateways):
             name, port = f"gateway-{n}", first if n == 1 else lasting_port()
@@ -281,7 +297,10 @@ class World:
 
     def _add(self, name: str, program: Program, own: Mapping[str, str] | None = None) -> None:
         environment = {**program.environment, **(own or {})}
-        self.parts[name] = Service(name, program.command, environment, self.layout.logs)
+        network, command = self.networks.get(name), program.command
+        if network is not None:
+            command = network.command(command)
+        self.parts[name] = Service(name, command, environment, self.layout.logs)
 
     async def _database_settings(self) -> dict[str, str]:
         if self.shape.database == "sqlite":
@@ -289,13 +308,18 @@ class World:
         self.parts["database"] = database = await asyncio.to_thread(Database)
         return {"ENGINESHED_DATABASE_URL": database.url}
 
-    async def _link(self, name: str, port: int) -> int:
-        (own,) = await self._links(name, [port])
+    async def _link(self, name: str, port: int, host: str = _LOOPBACK) -> str:
+        (own,) = await self._links(name, [port], host)
         return own
 
-    async def _links(self, name: str, ports: Sequence[int]) -> list[int]:
+    async def _links(self, name: str, ports: Sequence[int], host: str) -> list[str]:
         self.links[name] = link = Link([Proxy(port) for port in ports])
-        return await link.start()
+        return await link.start(host)
+
+    def _our_address(self, name: str) -> str:
+        """Return where a part finds us."""
+        network = self.networks.get(name)
+        return network.our_address if network else _LOOPBACK
 
     def _add_a_user(self, port: int) -> str:
         path = config_path(self.layout.root)
@@ -345,9 +369,9 @@ def _numbers(count: int) -> range:
     return range(1, count + 1)
 
 
-def _one_or_several(ports: list[int]) -> str:
-    addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
-    return addresses if len(ports) == 1 else f"ipv4:{addresses}"
+def _one_or_several(addresses: Sequence[str]) -> str:
+    several = ",".join(addresses)
+    return several if len(addresses) == 1 else f"ipv4:{several}"
 
 
 def lasting_port() -> int:

@@ -19,9 +19,9 @@ class Proxy:
         self._bytes_left: int | None = None  # that may still go upstream before all is cut
         self.answers_after = 0.0  # seconds later than they came
 
-    async def start(self) -> int:
+    async def start(self, host: str = "127.0.0.1") -> int:
         """Listen; return the port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, host, 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
