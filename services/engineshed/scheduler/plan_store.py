@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_
+from sqlalchemy import Connection, Select, bindparam, delete, func, select, text, tuple_
 
 from engineshed.api.scheduler.v1.plan_turn_pb2 import PlanTurn
 from engineshed.eventstore import EventStore
@@ -13,6 +13,10 @@ from engineshed.scheduler.store import to_moment
 from engineshed.scheduler.tables import plans
 
 _key: Final = tuple_(plans.c.term, plans.c.number)
+_WRITE: Final = text(
+    "INSERT INTO plans (term, number, planned_at, whole, data) "
+    "VALUES (:term, :number, :planned_at, :whole, :data) ON CONFLICT DO NOTHING"
+)
 _REMOVE: Final = delete(plans).where(
     plans.c.term == bindparam("old_term"), plans.c.number == bindparam("old_number")
 )
@@ -42,8 +46,7 @@ def write(connection: Connection, *, number: int, turn: PlanTurn) -> None:
         "whole": turn.whole,
         "data": turn.SerializeToString(),
     }
-    connection.execute(delete(plans).where(_key == (turn.term, number)))
-    connection.execute(insert(plans), row)
+    connection.execute(_WRITE, row)
 
 
 async def beginning(store: EventStore, moment: datetime | None) -> PlanKey | None:
