@@ -11,6 +11,7 @@ from engineshed.catalog import layout, weights
 from engineshed.catalog.domain.checkpoint import Contents, SourceFile
 from engineshed.catalog.domain.errors import CheckpointInvalidError
 from engineshed.catalog.source import Source, Stamp, stamp_of
+from engineshed.fit import shape_of
 
 _MAX_CONFIG_BYTES: Final = 10 * 2**20  # of JSON that is read here
 _MAX_INDEX_BYTES: Final = 64 * 2**20  # of the JSON that says which tensor is in which file
@@ -37,7 +38,8 @@ def inspect(source: Source) -> Inspection:
 
     """
     present = {*source.names(), *source.names(layout.CHAT_TEMPLATES)}
-    config = layout.read_config(_read(source, layout.CONFIG, _MAX_CONFIG_BYTES))
+    config_text = _read(source, layout.CONFIG, _MAX_CONFIG_BYTES)
+    config = layout.read_config(config_text)
     chosen = layout.choose_weights(present, config)
     files, stamps = _weights(source, chosen)
     parameters = weights.parameter_count(files)
@@ -63,6 +65,11 @@ def inspect(source: Source) -> Inspection:
         max_position_embeddings=config.max_position_embeddings,
         base_model=_base_model(source, side),
         has_chat_template=layout.has_chat_template(present, tokenizer_config),
+        shape=shape_of(
+            layout.read_object(layout.CONFIG, config_text),
+            weights.stored(files),
+            config.max_position_embeddings,
+        ),
     )
     return Inspection(contents, {path: stamp.modified_ns for path, stamp in stamps.items()})
 

@@ -7,11 +7,12 @@ place) and the tensors' bytes. A header that was read tells whether the file is 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from engineshed.catalog.domain.errors import CheckpointInvalidError
+from engineshed.fit import StoredTensor
 
 PREFIX_BYTES: Final = 8
 # The format allows 100 MB. The largest models have headers of a few: parsing more than this would
@@ -150,6 +151,13 @@ def require_indexed(
 def parameter_count(files: Iterable[WeightFile]) -> int:
     """Return how many numbers the files hold."""
     return sum(tensor.elements for file in files for tensor in file.tensors.values())
+
+
+def stored(files: Iterable[WeightFile]) -> Iterator[StoredTensor]:
+    """Yield all tensors of the files, as an estimate of memory wants them."""
+    for file in files:
+        for name, tensor in file.tensors.items():
+            yield StoredTensor(name, tensor.elements, tensor.end - tensor.begin)
 
 
 def commonest_dtype(files: Iterable[WeightFile]) -> str:

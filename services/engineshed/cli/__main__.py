@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from engineshed.cli import catalog, certs, deploy, deployment, endpoints, nodes, simulate, watching
+from engineshed.cli import (
+    catalog,
+    certs,
+    deploy,
+    deployment,
+    endpoints,
+    estimate,
+    nodes,
+    simulate,
+    watching,
+)
 from engineshed.cli.client import ApiError
 from engineshed.cli.output import out, print_error
 from engineshed.cli.stack.options import StackError, StackOptions
@@ -101,6 +111,7 @@ def demo(state_dir: StateDir = Path(".state"), http_port: HttpPort = 8080) -> No
 
 # In the order in which a newcomer needs them.
 app.command()(deploy.deploy)
+app.command()(estimate.estimate)
 app.command()(deploy.chat)
 app.command()(watching.logs)
 app.command()(watching.events)

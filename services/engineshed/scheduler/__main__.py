@@ -32,6 +32,7 @@ from engineshed.scheduler.domain.score import Policy
 from engineshed.scheduler.election import candidate, elect
 from engineshed.scheduler.endpoint_service import EndpointServicer
 from engineshed.scheduler.endpoints import Endpoints
+from engineshed.scheduler.estimates import Estimates
 from engineshed.scheduler.heard_times import HeardTimes
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
@@ -163,10 +164,11 @@ async def _lead(
     )
     holds = Holds(journal, catalog)
     updates = Updates(journal, catalog, holds, most_gpus=settings.most_gpus)
+    estimates = Estimates(journal, catalog, most_gpus=settings.most_gpus)
     purge = Purge(journal, endpoints, settings.purge_stopped_after)
     server.add(
         add_EndpointServiceServicer_to_server,
-        EndpointServicer(journal, endpoints, creation, updates, agents, purge),
+        EndpointServicer(journal, endpoints, creation, updates, estimates, agents, purge),
     )
     server.add(add_NodeServiceServicer_to_server, NodeServicer(journal.view, nodes, agents))
     server.add(

@@ -33,6 +33,7 @@ ACCESS: Final[Mapping[str, Access]] = dict(
             StopEndpoint=_scope(_WRITE),
             RestartEndpoint=_scope(_WRITE),
             DeleteEndpoint=_scope(_WRITE),
+            EstimateEndpoint=_scope(_READ),
             # Whoever may ask the model may wake it.
             WakeEndpoint=_scope(_INFER),
         ),

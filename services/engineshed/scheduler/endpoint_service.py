@@ -34,6 +34,7 @@ from engineshed.scheduler.domain.commands import (
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import EndpointNotFoundError
 from engineshed.scheduler.endpoints import Endpoints, read_answer
+from engineshed.scheduler.estimates import Estimates
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.purge import Purge
 from engineshed.scheduler.rendering import endpoint_message
@@ -49,6 +50,7 @@ class EndpointServicer(EndpointServiceServicer):
         endpoints: Endpoints,
         creation: Creation,
         updates: Updates,
+        estimates: Estimates,
         agents: Agents,
         purge: Purge,
     ) -> None:
@@ -56,6 +58,7 @@ class EndpointServicer(EndpointServiceServicer):
         self._endpoints = endpoints
         self._creation = creation
         self._updates = updates
+        self._estimates = estimates
         self._agents = agents
         self._purge = purge
 
@@ -157,6 +160,12 @@ class EndpointServicer(EndpointServiceServicer):
         key = once(call, "DeleteEndpoint", request)
         changed = await self._command(endpoint, Delete(request.etag), call, key)
         return pb.DeleteEndpointResponse(endpoint=changed)
+
+    async def EstimateEndpoint(
+        self, request: pb.EstimateEndpointRequest, context: ServicerContext[Any, Any]
+    ) -> pb.EstimateEndpointResponse:
+        """Say whether a model would fit."""
+        return await self._estimates.estimate(request, current_call().principal)
 
     async def WakeEndpoint(
         self, request: pb.WakeEndpointRequest, context: ServicerContext[Any, Any]

@@ -14,10 +14,11 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2 import (
 from engineshed.errors import FieldError, InvalidFieldError
 from engineshed.scheduler.catalog_client import Catalog
 from engineshed.scheduler.checkpoints import served
-from engineshed.scheduler.domain.admission import admit, most_replicas_of
+from engineshed.scheduler.domain.admission import Admitted, admit, most_replicas_of
 from engineshed.scheduler.domain.commands import Redeployment, Update
 from engineshed.scheduler.domain.endpoint import Endpoint, Strategy
 from engineshed.scheduler.domain.errors import CheckpointNotReadyError, ImmutableFieldError
+from engineshed.scheduler.domain.memory import require_fit
 from engineshed.scheduler.domain.scaling import scaling_of
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
@@ -74,13 +75,18 @@ class Updates:
             most = most_replicas_of(endpoint, self._journal.view.offers())
             yield replace(update, most_replicas=most)
             return
-        redeployment = await self._admitted(request, paths, endpoint)
+        admitted = await self._admitted(request, paths, endpoint)
+        redeployment = _redeployment(request, paths, admitted)
         update = replace(update, redeployment=redeployment)
         checkpoint_id = request.endpoint.checkpoint_id
         if "checkpoint_id" not in asked or checkpoint_id == endpoint.checkpoint.checkpoint_id:
+            known = await self._catalog.checkpoint(admitted.checkpoint_id)
+            if known is not None:
+                require_fit(known, admitted.serving, admitted.hardware)
             yield update
             return
         async with self._holds.taken(checkpoint_id, endpoint) as found:
+            require_fit(found, admitted.serving, admitted.hardware)
             if not found.digest:
                 raise CheckpointNotReadyError(
                     f"checkpoint {checkpoint_id} is still being registered; wait until it is, "
@@ -91,20 +97,11 @@ class Updates:
 
     async def _admitted(
         self, request: UpdateEndpointRequest, paths: frozenset[str], endpoint: Endpoint
-    ) -> Redeployment:
-        """Return what is to change of the deployment, checked as if it were created so."""
+    ) -> Admitted:
+        """Return the endpoint that the update makes, checked as if it were created so."""
         template = await self._catalog.template(endpoint.model_name)
         wanted = _as_creation(request, paths, endpoint)
-        admitted = admit(wanted, template, self._journal.view.offers(), self._most_gpus)
-        serving = admitted.serving
-        return Redeployment(
-            gpu_type=admitted.gpu_type if "gpu_type" in paths else None,
-            gpu_count=admitted.gpu_count if "gpu_count" in paths else None,
-            max_context=serving.max_context if _SERVING[0] in paths else None,
-            precision=serving.precision if _SERVING[1] in paths else None,
-            quantization=serving.quantization if _SERVING[2] in paths else None,
-            strategy=Strategy(request.update_strategy or Strategy.SURGE),
-        )
+        return admit(wanted, template, self._journal.view.offers(), self._most_gpus)
 
 
 def paths_of(request: UpdateEndpointRequest) -> frozenset[str]:
@@ -140,6 +137,21 @@ def read_update(request: UpdateEndpointRequest, paths: frozenset[str]) -> Update
         max_replicas=scaling.max_replicas if _MAX in paths else None,
         idle_after=scaling.idle_after if _IDLE in paths else None,
         wake_timeout=scaling.wake_timeout if _WAKE in paths else None,
+    )
+
+
+def _redeployment(
+    request: UpdateEndpointRequest, paths: frozenset[str], admitted: Admitted
+) -> Redeployment:
+    """Return what is to change of the deployment, but for the checkpoint."""
+    serving = admitted.serving
+    return Redeployment(
+        gpu_type=admitted.gpu_type if "gpu_type" in paths else None,
+        gpu_count=admitted.gpu_count if "gpu_count" in paths else None,
+        max_context=serving.max_context if _SERVING[0] in paths else None,
+        precision=serving.precision if _SERVING[1] in paths else None,
+        quantization=serving.quantization if _SERVING[2] in paths else None,
+        strategy=Strategy(request.update_strategy or Strategy.SURGE),
     )
 
 

@@ -38,6 +38,13 @@ async def test_a_directory_becomes_a_read_only_copy_with_a_manifest(
     assert record.parameter_count == 24
     assert record.dtype == "float32"
     assert record.max_position_embeddings == 512
+    assert begun.shape == record.shape
+    assert record.shape.weight_bytes == 24 * 4
+    assert (record.shape.attending_layers, record.shape.kv_heads, record.shape.head_dim) == (
+        2,
+        4,
+        8,
+    )
     assert record.has_chat_template
     assert record.base_model == "acme/base"
     assert record.progress.done_bytes == record.progress.total_bytes == record.size_bytes

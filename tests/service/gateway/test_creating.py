@@ -12,6 +12,7 @@ from tests.service.scheduler.scripted_agent import ScriptedAgent
 from tests.service.scheduler.stack import Stack, eventually
 
 from engineshed import ids
+from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint, ModelShape
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from engineshed.auth import Principal
@@ -199,3 +200,74 @@ async def test_only_the_two_ways_to_meet_a_lack_of_room_are_known(
     answer = await client.post(ENDPOINTS, json=asked(on_no_capacity="panic"))
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "on_no_capacity"
+
+
+def large(stack: Stack, org_id: str = ids.PLATFORM) -> str:
+    """Return the id of a checkpoint with eight billion parameters, still being registered."""
+    checkpoint_id = stack.catalog.checkpoint(org_id, Checkpoint.STATE_REGISTERING)
+    stack.catalog.checkpoints[checkpoint_id].MergeFrom(
+        Checkpoint(
+            parameter_count=8_030_261_248,
+            max_position_embeddings=131_072,
+            shape=ModelShape(
+                quantizable_parameters=6_979_321_856,
+                weight_bytes=16_060_522_496,
+                attending_layers=32,
+                kv_heads=8,
+                head_dim=128,
+                hidden_size=4096,
+            ),
+        )
+    )
+    return checkpoint_id
+
+
+async def test_what_does_not_fit_into_its_gpus_is_refused_and_nothing_is_left(
+    client: httpx.AsyncClient, stack: Stack, number: int
+) -> None:
+    agent = stack.agent(f"eu-{number}", gpu_type="a10", gpus=4, backends=("tensorrt_llm",))
+    agent.inventory.simulated = True
+    agent.start()
+    await eventually("the desired state", lambda: agent.received)
+    checkpoint_id = large(stack)
+    body = {"name": "bot", "checkpoint_id": checkpoint_id, "region": f"eu-{number}"}
+    wide = {"serving": {"max_context": 100_000}}
+    answer = await client.post(ENDPOINTS, json=body | wide)
+    problem = answer.json()
+    assert (answer.status_code, problem["reason"]) == (422, "DOES_NOT_FIT")
+    assert [one["field"] for one in problem["errors"]] == ["serving.max_context"]
+    assert "it would fit with serving.max_context 41952, or with gpu_count 2" in problem["detail"]
+    assert not [one for one in stack.catalog.holds if one[0] == checkpoint_id]
+
+    narrow = {"serving": {"max_context": 4096}}
+    endpoint = (await client.post(ENDPOINTS, json=body | narrow)).json()
+    answer = await client.patch(f"{ENDPOINTS}/{endpoint['id']}", json=wide)
+    assert (answer.status_code, answer.json()["reason"]) == (422, "DOES_NOT_FIT")
+    await agent.stop()
+
+
+async def test_an_estimate_says_the_same_and_creates_nothing(
+    client: httpx.AsyncClient, stack: Stack, number: int
+) -> None:
+    agent = stack.agent(f"eu-{number}", gpu_type="a10", gpus=4, backends=("tensorrt_llm",))
+    agent.inventory.simulated = True
+    agent.start()
+    await eventually("the desired state", lambda: agent.received)
+    body: Body = {"checkpoint_id": large(stack), "region": f"eu-{number}"}
+    found = (await client.post(f"{ENDPOINTS}:estimate", json=body)).json()
+    assert (found["fits"], found["gpu_type"], found["gpu_count"]) == (True, "a10", 1)
+    assert found["token_bytes"] == 131_072
+    assert found["alternatives"] == []
+
+    body["serving"] = {"max_context": 100_000}
+    found = (await client.post(f"{ENDPOINTS}:estimate", json=body)).json()
+    assert not found["fits"]
+    assert found["max_tokens"] < found["needed_context"] == 100_000
+    assert [one["gpu_count"] for one in found["alternatives"]] == [1, 2, 1]
+    assert all(one["fits"] for one in found["alternatives"])
+    assert (await client.get(ENDPOINTS)).json()["data"] == []
+
+    for unseen in (ids.new(ids.CHECKPOINT), large(stack, ids.new(ids.ORGANIZATION))):
+        answer = await client.post(f"{ENDPOINTS}:estimate", json=body | {"checkpoint_id": unseen})
+        assert (answer.status_code, answer.json()["reason"]) == (404, "CHECKPOINT_NOT_FOUND")
+    await agent.stop()

@@ -43,6 +43,7 @@ REQUESTS = {
     f"{ENDPOINT}StopEndpoint": pb.StopEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}RestartEndpoint": pb.RestartEndpointRequest(endpoint_id=SOMETHING),
     f"{ENDPOINT}DeleteEndpoint": pb.DeleteEndpointRequest(endpoint_id=SOMETHING),
+    f"{ENDPOINT}EstimateEndpoint": pb.EstimateEndpointRequest(model_name="custom"),
     f"{ENDPOINT}WakeEndpoint": pb.WakeEndpointRequest(endpoint_id=SOMETHING),
     f"{NODE}GetNode": nodes.GetNodeRequest(node_id=ids.new(ids.NODE)),
     f"{NODE}ListNodes": nodes.ListNodesRequest(),

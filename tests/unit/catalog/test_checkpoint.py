@@ -47,6 +47,7 @@ from engineshed.catalog.domain.errors import (
 from engineshed.catalog.domain.manifest import MAX_BYTES, ManifestLine, canonical, digest_of
 from engineshed.errors import DomainError
 from engineshed.eventstore.codec import MAX_EVENT_BYTES
+from engineshed.fit import ModelShape
 
 CKPT = "ckpt_01J00000000000000000000000"
 ORG = "org_01J00000000000000000000000"
@@ -64,6 +65,7 @@ CONTENTS = Contents(
     max_position_embeddings=128,
     base_model="",
     has_chat_template=True,
+    shape=ModelShape(25, 20, 100, 1, 2, 4, 0, 8, 0, 128),
 )
 REGISTER = Register(CKPT, ORG, "bot", "file:///bot", CONTENTS)
 DELETE = Delete(CKPT, ORG)

@@ -14,6 +14,7 @@ from engineshed.scheduler.domain.errors import (
     UnknownGpuTypeError,
     UnknownRegionError,
 )
+from engineshed.scheduler.domain.memory import Hardware
 from engineshed.scheduler.domain.replica import Serving
 from engineshed.scheduler.domain.scaling import Scaling
 
@@ -39,7 +40,15 @@ def admitted(
 
 def test_defaults_are_filled_in_where_there_is_one_choice() -> None:
     assert admitted(asked()) == Admitted(
-        "custom", "base", "ckpt_1", "cpu", 1, "local", Scaling(1, 1), Serving()
+        "custom",
+        "base",
+        "ckpt_1",
+        "cpu",
+        1,
+        "local",
+        Scaling(1, 1),
+        Serving(),
+        Hardware("cpu", 1, 0, (1, 2, 4), parallel=False),
     )
 
 

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Final, TypeAlias, assert_never
 
 from engineshed import ids
-from engineshed.api.catalog.v1.checkpoint_service_pb2 import CheckpointFile
+from engineshed.api.catalog.v1.checkpoint_service_pb2 import CheckpointFile, ModelShape
 from engineshed.api.catalog.v1.events_pb2 import (
     CheckpointDeleted,
     CheckpointFailed,
@@ -31,6 +31,7 @@ from engineshed.catalog.domain.errors import (
     StillNeededError,
 )
 from engineshed.catalog.domain.manifest import MAX_BYTES, ManifestLine, canonical, digest_of
+from engineshed.fit import ModelShape as Shape
 
 _LONGEST_REASON: Final = 2000  # characters
 
@@ -62,6 +63,7 @@ class Contents:
     max_position_embeddings: int  # 0: none stated
     base_model: str  # as the files say; "": they do not
     has_chat_template: bool
+    shape: Shape
 
     @property
     def size_bytes(self) -> int:
@@ -288,9 +290,23 @@ def _register(command: Register) -> list[Event]:
             expected_digest=command.expected_digest,
             files=files,
             has_chat_template=contents.has_chat_template,
+            shape=_shape_message(contents.shape),
             producer_job_id=command.producer_job_id,
         )
     ]
+
+
+def _shape_message(shape: Shape) -> ModelShape:
+    return ModelShape(
+        quantizable_parameters=shape.quantizable,
+        weight_bytes=shape.weight_bytes,
+        attending_layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        latent_values=shape.latent,
+        hidden_size=shape.hidden,
+        experts=shape.experts,
+    )
 
 
 def _require_listable(files: tuple[SourceFile, ...]) -> None:

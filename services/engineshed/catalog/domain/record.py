@@ -60,6 +60,7 @@ def _started(event: CheckpointRegistrationStarted) -> Checkpoint:
             CheckpointFile(path=file.path, size_bytes=file.size_bytes) for file in event.files
         ],
         has_chat_template=event.has_chat_template,
+        shape=event.shape if event.HasField("shape") else None,
     )
 
 

@@ -12,7 +12,7 @@ from structlog.contextvars import bind_contextvars
 from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesRequest
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesRequest, Node
 from engineshed.auth import OPERATOR, ForbiddenError
-from engineshed.gateway.controlplane import catalog, endpoints, nodes, problems, watching
+from engineshed.gateway.controlplane import catalog, endpoints, estimates, nodes, problems, watching
 from engineshed.gateway.controlplane.clients import CallerDep, Services, request_id_of
 from engineshed.gateway.controlplane.description import DescribedApi
 from engineshed.gateway.controlplane.parameters import only_known
@@ -47,6 +47,7 @@ def control_plane(
     app.state.missing = "nobody has looked yet"
     for router in (
         endpoints.router,
+        estimates.router,
         watching.router,
         watching.all_events,
         catalog.router,

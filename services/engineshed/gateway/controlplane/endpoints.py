@@ -74,7 +74,7 @@ async def create_endpoint(
         gpu_count=body.gpu_count or 0,
         region=body.region or "",
         scaling=_scaling(body.scaling) if body.scaling else None,
-        serving=_serving(body.serving) if body.serving else None,
+        serving=serving_message(body.serving) if body.serving else None,
         on_no_capacity=_ON_NO_CAPACITY[body.on_no_capacity],
         request_id=key,
     )
@@ -141,7 +141,7 @@ async def update_endpoint(
             checkpoint_id=body.checkpoint_id,
             gpu_type=body.gpu_type,
             gpu_count=body.gpu_count,
-            serving=_serving(body.serving),
+            serving=serving_message(body.serving),
         ),
         update_strategy=_STRATEGIES[body.update_strategy],
         update_mask=FieldMask(paths=sorted(_mask(body))),
@@ -305,7 +305,8 @@ def _duration(seconds: float | None) -> Duration | None:
     return duration
 
 
-def _serving(body: Serving) -> pb.ServingParameters:
+def serving_message(body: Serving) -> pb.ServingParameters:
+    """Return serving parameters as messages have them."""
     return pb.ServingParameters(
         max_context=body.max_context or 0,
         precision=body.precision or "",

@@ -70,7 +70,7 @@ def endpoint(item: Endpoint, url: str) -> Json:
             "idle_after": seconds(item.scaling.idle_after),
             "wake_timeout": seconds(item.scaling.wake_timeout),
         },
-        "serving": _serving(item.serving),
+        "serving": serving(item.serving),
         "enabled": item.enabled,
         "status": status(Endpoint.State.Name(item.state)),
         "status_reason": item.state_reason,
@@ -103,7 +103,7 @@ def _rollout(item: Rollout) -> Json:
             "checkpoint_digest": item.previous.checkpoint_digest or None,
             "gpu_type": item.previous.gpu_type,
             "gpu_count": item.previous.gpu_count,
-            "serving": _serving(item.previous.serving),
+            "serving": serving(item.previous.serving),
         },
         "started_at": time(item, "start_time"),
     }
@@ -271,7 +271,7 @@ def lineage(served: Endpoint, source: Checkpoint) -> Json:
             "name": served.name,
             "status": status(Endpoint.State.Name(served.state)),
             "routing_key": served.routing_key,
-            "serving": _serving(served.serving),
+            "serving": serving(served.serving),
         },
         "engines": [
             {
@@ -293,14 +293,15 @@ def _flavor(item: Flavor) -> Json:
     return {
         "flavor_name": item.flavor_name,
         "description": item.description,
-        "serving": _serving(item),
+        "serving": serving(item),
         "gpu_types": list(item.gpu_types),
         "gpu_counts": list(item.gpu_counts),
         "regions": list(item.regions),
     }
 
 
-def _serving(item: Any) -> Json:  # noqa: ANN401 - two messages have these three fields
+def serving(item: Any) -> Json:  # noqa: ANN401 - two messages have these three fields
+    """Return how a model is served; null: as the checkpoint states."""
     return {
         "max_context": item.max_context or None,
         "precision": item.precision or None,

@@ -10,7 +10,7 @@ from typing import Final
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.errors import FieldError, InvalidFieldError
-from engineshed.scheduler.domain.backends import can_serve, fitting
+from engineshed.scheduler.domain.backends import TENSORRT_LLM, can_serve, fitting
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import (
     ExceedsFleetError,
@@ -18,6 +18,7 @@ from engineshed.scheduler.domain.errors import (
     UnknownGpuTypeError,
     UnknownRegionError,
 )
+from engineshed.scheduler.domain.memory import Hardware
 from engineshed.scheduler.domain.replica import Serving
 from engineshed.scheduler.domain.scaling import Scaling, scaling_of
 
@@ -34,6 +35,7 @@ class Offer:
     backends: frozenset[str]
     gpu_count: int  # of each node
     nodes: int
+    gpu_memory_bytes: int = 0  # of each GPU; 0: it is not known, or no GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Admitted:
     region: str
     scaling: Scaling
     serving: Serving
+    hardware: Hardware
 
 
 def template_name(request: api.CreateEndpointRequest) -> str:
@@ -107,6 +110,7 @@ def admit(
         region,
         scaling,
         serving,
+        _hardware(gpu_type, gpu_count, flavor, offers, most_gpus),
     )
 
 
@@ -235,6 +239,21 @@ def _gpu_count(
         counts = [str(count) for count in flavor.gpu_counts]
         raise _not_in_template(template, "gpu_count", str(gpu_count), counts)
     return gpu_count
+
+
+def _hardware(
+    gpu_type: str, gpu_count: int, flavor: Flavor, offers: Sequence[Offer], most_gpus: int
+) -> Hardware:
+    """Return the GPUs of a replica, and how many it could have instead."""
+    most = min(most_gpus, max(offer.gpu_count for offer in offers))
+    counts = flavor.gpu_counts or (1 << power for power in range(most.bit_length()))
+    return Hardware(
+        gpu_type,
+        gpu_count,
+        min(offer.gpu_memory_bytes for offer in offers),
+        tuple(sorted(count for count in counts if count <= most)),
+        parallel=any(TENSORRT_LLM in offer.backends for offer in offers),
+    )
 
 
 def _serving(asked: api.ServingParameters, flavor: Flavor) -> Serving:

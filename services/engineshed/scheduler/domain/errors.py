@@ -85,6 +85,27 @@ class ExceedsFleetError(DomainError):
     reason = "EXCEEDS_FLEET"
 
 
+class CheckpointNotFoundError(DomainError):
+    """There is no such checkpoint, or it is not the caller's."""
+
+    kind = Kind.NOT_FOUND
+    reason = "CHECKPOINT_NOT_FOUND"
+
+
+class DoesNotFitError(DomainError):
+    """The GPUs have too little memory; the message says how much is needed and what would fit."""
+
+    kind = Kind.INVALID
+    reason = "DOES_NOT_FIT"
+
+
+class ShapeUnknownError(DomainError):
+    """Too little is known of the model, or of the GPUs, to estimate."""
+
+    kind = Kind.REFUSED
+    reason = "SHAPE_UNKNOWN"
+
+
 class NoCapacityError(DomainError):
     """Not all replicas could be placed now, and the caller does not want to wait."""
 

@@ -6,15 +6,18 @@ The two do not touch each other: a cordoned node that is lost and returns is sti
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Literal, TypeAlias, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.api.scheduler.v1 import node_service_pb2 as api
+from engineshed.fit import memory_of
 from engineshed.scheduler.domain.errors import (
     NodeInUseError,
     NodeNotFoundError,
     WrongNodeStateError,
 )
+
+CPU: Final = "cpu"  # the type of slots that no GPU is behind
 
 NodeEvent: TypeAlias = (
     pb.NodeJoined
@@ -51,6 +54,16 @@ class Inventory:
     simulated: bool = False
     backends: frozenset[str] = frozenset()
     agent_version: str = ""
+
+    @property
+    def estimated_memory_bytes(self) -> int:
+        """The memory of each GPU that estimates count with; 0: not known, or there is no GPU.
+
+        Simulated GPUs count as what they stand for.
+        """
+        if self.gpu_type == CPU:
+            return 0
+        return memory_of(self.gpu_type) if self.simulated else self.gpu_memory_bytes
 
 
 @dataclass(frozen=True, slots=True)

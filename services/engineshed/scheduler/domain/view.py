@@ -57,7 +57,7 @@ class View:
         self.told: set[str] = set()  # nodes with news in `reports`, since somebody took note
         self._pools: dict[Kind, Pool] = {}
         self._kind_of: dict[str, Kind] = {}  # of nodes that are in a pool
-        self._offers: Counter[tuple[Kind, int]] = Counter()  # nodes by kind and GPU count
+        self._offers: Counter[tuple[Kind, int, int]] = Counter()  # nodes by kind, GPUs, memory
         self._holders: dict[str, dict[int, Holder]] = {}  # by node and GPU
         self._replicas_on: dict[str, dict[str, str]] = {}  # node: replica: endpoint
         self._draining: set[str] = set()  # nodes
@@ -186,8 +186,8 @@ class View:
     def offers(self) -> Sequence[Offer]:
         """Return what all nodes have that have not left, heard or not, cordoned or not."""
         return [
-            Offer(kind.region, kind.gpu_type, frozenset(kind.backends), gpu_count, count)
-            for (kind, gpu_count), count in self._offers.items()
+            Offer(kind.region, kind.gpu_type, frozenset(kind.backends), gpus, count, memory)
+            for (kind, gpus, memory), count in self._offers.items()
         ]
 
     # Queues.
@@ -341,7 +341,7 @@ class View:
         """Add a node to what the fleet has, or take it off."""
         if node is None or node.duty is NodeState.LEFT:
             return
-        offered = (kind_of(node), node.inventory.gpu_count)
+        offered = (kind_of(node), node.inventory.gpu_count, node.inventory.estimated_memory_bytes)
         self._offers[offered] += count
         if not self._offers[offered]:
             del self._offers[offered]

@@ -1,0 +1,143 @@
+"""Whether what is asked for fits into the memory of its GPUs, and what would."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
+from engineshed.errors import FieldError
+from engineshed.fit import GIB, Estimate, ModelShape, Plan, estimate, nearest_fits
+from engineshed.scheduler.domain.errors import DoesNotFitError, ShapeUnknownError
+from engineshed.scheduler.domain.replica import Serving
+
+# What any GPU that compiled engines run on can do; narrower types need a newer one.
+_QUANTIZATIONS: Final = ("int8_wo", "int4_awq")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The GPUs that a replica gets, and how many it could have instead."""
+
+    gpu_type: str
+    gpu_count: int
+    gpu_memory_bytes: int  # of each; 0: it is not known
+    gpu_counts: tuple[int, ...]  # ascending
+    parallel: bool  # whether a back end is there that divides a model among GPUs
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an estimate says."""
+
+    asked: Estimate
+    alternatives: Sequence[Estimate]  # that fit; none where what was asked for does
+
+
+def require_fit(checkpoint: Checkpoint, serving: Serving, hardware: Hardware) -> None:
+    """Refuse what certainly has no room; what is not known is left to whoever builds it.
+
+    Raises:
+        DoesNotFitError: it says the numbers, and what would fit.
+
+    """
+    shape = _shape(checkpoint)
+    if not shape.known or not hardware.gpu_memory_bytes:
+        return
+    answer = _answer(shape, serving, hardware)
+    if not answer.asked.fits:
+        raise _refusal(answer, hardware)
+
+
+def estimated(checkpoint: Checkpoint, serving: Serving, hardware: Hardware) -> Answer:
+    """Return what is estimated.
+
+    Raises:
+        ShapeUnknownError: the checkpoint or the GPUs are not known well enough.
+
+    """
+    shape = _shape(checkpoint)
+    if not shape.known:
+        raise ShapeUnknownError(
+            f"the config.json of checkpoint {checkpoint.checkpoint_id} does not say enough for an "
+            "estimate, or it was registered by an older version",
+            checkpoint_id=checkpoint.checkpoint_id,
+        )
+    if not hardware.gpu_memory_bytes:
+        raise ShapeUnknownError(
+            f"the memory of a {hardware.gpu_type} GPU is not known", gpu_type=hardware.gpu_type
+        )
+    return _answer(shape, serving, hardware)
+
+
+def _answer(shape: ModelShape, serving: Serving, hardware: Hardware) -> Answer:
+    plan = Plan(
+        hardware.gpu_memory_bytes,
+        hardware.gpu_count if hardware.parallel else 1,
+        serving.precision,
+        serving.quantization,
+        serving.max_context,
+    )
+    asked = estimate(shape, plan)
+    if asked.fits:
+        return Answer(asked, ())
+    gpu_counts = hardware.gpu_counts if hardware.parallel else ()
+    narrower = _QUANTIZATIONS if hardware.parallel and not serving.quantization else ()
+    return Answer(asked, nearest_fits(shape, plan, gpu_counts, narrower))
+
+
+def _shape(checkpoint: Checkpoint) -> ModelShape:
+    shape = checkpoint.shape
+    return ModelShape(
+        parameters=checkpoint.parameter_count,
+        quantizable=shape.quantizable_parameters,
+        weight_bytes=shape.weight_bytes,
+        layers=shape.attending_layers,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        latent=shape.latent_values,
+        hidden=shape.hidden_size,
+        experts=shape.experts,
+        max_context=checkpoint.max_position_embeddings,
+    )
+
+
+def _refusal(answer: Answer, hardware: Hardware) -> DoesNotFitError:
+    asked = answer.asked
+    gpus = "the" if asked.plan.gpu_count == 1 else f"each of {asked.plan.gpu_count}"
+    message = (
+        f"the model does not fit: {gpus} {hardware.gpu_type} has "
+        f"{_gib(asked.plan.gpu_memory_bytes)}; there the weights take {_gib(asked.weight_bytes)}, "
+        f"the engine and CUDA {_gib(asked.activation_bytes + asked.reserved_bytes)} and each token "
+        f"{asked.token_bytes / 1024:.0f} KiB, which leaves room for {asked.max_tokens:,} of "
+        f"{asked.needed_context:,} tokens; {_ways_out(answer)}"
+    )
+    field = "serving.max_context" if asked.max_tokens else "gpu_count"
+    return DoesNotFitError(
+        message,
+        fields=[FieldError(field, message)],
+        gpu_type=hardware.gpu_type,
+        needed_bytes=asked.needed_bytes,
+        gpu_memory_bytes=asked.plan.gpu_memory_bytes,
+        max_tokens=asked.max_tokens,
+    )
+
+
+def _ways_out(answer: Answer) -> str:
+    if not answer.alternatives:
+        return "choose GPUs with more memory, or a smaller model"
+    changes = [_changes(answer.asked.plan, one.plan) for one in answer.alternatives]
+    return f"it would fit with {', or with '.join(changes)}"
+
+
+def _changes(old: Plan, new: Plan) -> str:
+    """Return what is different of a plan."""
+    fields = (
+        ("serving.max_context", old.max_context, new.max_context),
+        ("gpu_count", old.gpu_count, new.gpu_count),
+        ("serving.quantization", old.quantization, new.quantization),
+    )
+    return " and ".join(f"{name} {after}" for name, before, after in fields if before != after)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
