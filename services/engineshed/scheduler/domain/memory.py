@@ -8,6 +8,7 @@ from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
 from engineshed.errors import FieldError
 from engineshed.fit import GIB, Estimate, ModelShape, Plan, estimate, nearest_fits
 from engineshed.scheduler.domain.errors import DoesNotFitError, ShapeUnknownError
+from engineshed.scheduler.domain.node import CPU
 from engineshed.scheduler.domain.replica import Serving
 
 # What any GPU that compiled engines run on can do; narrower types need a newer one.
@@ -63,9 +64,10 @@ def estimated(checkpoint: Checkpoint, serving: Serving, hardware: Hardware) -> A
             checkpoint_id=checkpoint.checkpoint_id,
         )
     if not hardware.gpu_memory_bytes:
-        raise ShapeUnknownError(
-            f"the memory of a {hardware.gpu_type} GPU is not known", gpu_type=hardware.gpu_type
-        )
+        message = f"the memory of a {hardware.gpu_type} GPU is not known"
+        if hardware.gpu_type == CPU:
+            message = "a model on cpu takes its host's memory, which its agent looks at first"
+        raise ShapeUnknownError(message, gpu_type=hardware.gpu_type)
     return _answer(shape, serving, hardware)
 
 
