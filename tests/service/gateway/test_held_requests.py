@@ -41,11 +41,13 @@ async def test_who_finds_no_place_wakes_the_endpoint_nevertheless(start: Start) 
 async def test_what_is_held_takes_so_much_memory_and_no_more(start: Start) -> None:
     gateway = await start(Limits(body_bytes=1000))
     gateway.route(status="idle")
-    await gateway.hold()
+    (asking,) = await gateway.hold(user="x" * 600)
+    assert "too many" in str((await gateway.ask(user="x" * 600)).body)
+    await gateway.hold()  # a small one
 
-    assert "too many" in str((await gateway.ask(user="x" * 1000)).body)
-
-    await gateway.hold()
+    asking.cancel()
+    await eventually(lambda: gateway.metrics.held == 1)
+    await gateway.hold(user="x" * 600)
 
 
 async def test_a_client_that_leaves_while_it_is_held_is_forgotten_at_once(
