@@ -14,6 +14,7 @@ import pytest
 from nats.js import JetStreamContext
 from tests.service.eventstore.servers import ON_EACH_DATABASE
 from tests.service.scheduler.conftest import Join
+from tests.service.scheduler.replays import require_reproducible
 from tests.service.scheduler.stack import Stack, Tenant, eventually
 
 from engineshed.api.events.v1.event_service_pb2 import Event
@@ -195,6 +196,7 @@ async def test_killed_at_random_points_it_loses_nothing_and_gives_no_gpu_twice(
 
     await eventually("all events in the broker", all_published)
     assert await published(own_stack) == wanted
+    await require_reproducible(own_stack)
     for agent in agents:
         running = {replica.replica_id for replica in agent.desired.replicas}
         await eventually("nothing else to run", lambda: set(agent.running()) <= running)  # noqa: B023 - called at once

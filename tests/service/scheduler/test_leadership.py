@@ -10,6 +10,7 @@ import grpc
 import pytest
 from tests.ports import a_free_port
 from tests.service.eventstore.servers import PostgresServer
+from tests.service.scheduler.replays import require_reproducible
 from tests.service.scheduler.scripted_agent import ScriptedAgent
 from tests.service.scheduler.stack import Stack, Tenant, eventually
 
@@ -181,3 +182,4 @@ async def test_a_leader_that_was_stopped_and_goes_on_changes_nothing(
     operator = stack.tenant("operator", "endpoints:read")
     assert await elections(operator) == [1, 2]
     await operator.close()
+    await require_reproducible(stack)
