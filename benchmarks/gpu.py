@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import statistics
 import string
 import subprocess
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -79,6 +81,7 @@ def main() -> None:
             said = asyncio.run(_said_under_load(stack, endpoint["routing_key"], prompts))
     report.note(f"{parameters:,} random parameters in bfloat16, {TOKENS} tokens of answer each")
     report.note(f"the agent's metrics meanwhile: {said}")
+    report.note(f"PyTorch {version('torch')}, transformers {version('transformers')}")
     report.finish()
 
 
@@ -254,7 +257,7 @@ async def _said_under_load(stack: Stack, model: str, prompts: list[str]) -> str:
             answer = await client.get(f"http://127.0.0.1:{port}/metrics")
             lines = answer.raise_for_status().text.splitlines()
             of_gpus = [line for line in lines if line.startswith("engineshed_agent_gpu_")]
-            said.append("; ".join(of_gpus))
+            said.append(re.sub(r',uuid="[^"]*"', "", "; ".join(of_gpus)))
             await asyncio.sleep(0.2)
     await working
     return max(said, key=lambda text: float(text.rpartition(" ")[2] or 0)) or "none"

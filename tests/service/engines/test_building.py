@@ -309,6 +309,16 @@ def test_a_model_fits_where_there_is_room_for_it(checkpoint: Callable[[str], Pat
     assert "1 MiB" in tight.reason
 
 
+def test_a_gpu_needs_room_for_cuda_and_tritons_server_too(
+    checkpoint: Callable[[str], Path],
+) -> None:
+    request = request_for(checkpoint("llama"))
+    on_a_gpu = replace(request, hardware=Hardware("NVIDIA H200", memory_bytes=1 << 30))
+
+    assert not BACKEND.fits(on_a_gpu).fits
+    assert BACKEND.fits(replace(on_a_gpu, hardware=Hardware(memory_bytes=1 << 30))).fits
+
+
 @pytest.mark.parametrize("changes", [{"text_config": "none"}, {"architectures": 5}])
 def test_an_estimate_bears_with_any_config(copied: Path, changes: dict[str, Any]) -> None:
     change_config(copied, **changes)
