@@ -14,11 +14,12 @@ import pynvml
 import structlog
 
 _FORMS: Final = re.compile(r"(sxm|pcie|nvl)\d*")
-_MEMORY: Final = re.compile(r"\d+gb")
+_MEMORY: Final = re.compile(r"(\d+)gb?")
 _LEFT_OUT: Final = re.compile(r"nvidia|tesla|geforce|generation|hbm\d+e?")
 _SXM_UNLESS_SAID: Final = frozenset({"h20", "h100", "h200", "h800", "b100", "b200", "b300"})
 """Products whose name says the form only where it is another one."""
-_USUAL_MEMORY: Final = {"h100": "80gb"}
+_MEMORY_SAID: Final = {("h100", "80gb"): "", ("gh200", "480gb"): "96gb"}
+"""What to say of a model's memory instead: nothing of the usual; a GH200 is named by its CPU's."""
 _LONGEST_TYPE: Final = 63
 
 log = structlog.get_logger()
@@ -110,12 +111,13 @@ def gpu_type_of(product: str) -> str:
         if word and not _LEFT_OUT.fullmatch(word)
     ]
     form = next((found[1] for word in words if (found := _FORMS.fullmatch(word))), "")
-    memory = next((word for word in words if _MEMORY.fullmatch(word)), "")
-    model = "-".join(word for word in words if not (_FORMS.fullmatch(word) or word == memory))
+    memory = next((f"{found[1]}gb" for word in words if (found := _MEMORY.fullmatch(word))), "")
+    model = "-".join(
+        word for word in words if not (_FORMS.fullmatch(word) or _MEMORY.fullmatch(word))
+    )
     if not form and model in _SXM_UNLESS_SAID:
         form = "sxm"
-    if memory == _USUAL_MEMORY.get(model):
-        memory = ""
+    memory = _MEMORY_SAID.get((model, memory), memory)
     return "-".join(filter(None, (model or "gpu", form, memory)))[:_LONGEST_TYPE]
 
 
