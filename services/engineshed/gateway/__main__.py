@@ -82,6 +82,7 @@ async def serve(stop: asyncio.Event) -> None:
             {
                 "routes": routes.run(),
                 "tokens": tokens.run(),
+                "waking": waking.run(),
                 "http": serve_http(app, settings),
             },
         )

@@ -88,6 +88,7 @@ class World:
     catalog: fake_catalog.FakeCatalog
     routes: Owned[Route]
     tokens: Owned[TokenGrant]
+    process: "subprocess.Popen[bytes]"
     generation: int = 0
 
     async def route(
@@ -165,7 +166,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20))
         await stack.enter_async_context(client)
         url = f"http://127.0.0.1:{port}"
-        world = World(url, client, broker, scheduler, catalog, routes, tokens)
+        world = World(url, client, broker, scheduler, catalog, routes, tokens, process)
         await world.grant()
         await world.route("idle")
         await eventually(lambda: _serves(world, KEY))
@@ -239,4 +240,14 @@ async def test_with_scheduler_and_broker_down_a_request_is_given_up_and_no_worse
 
     status, body = await world.ask(OTHER)
 
+    assert (status, body["error"]["code"]) == (503, "endpoint_waking")
+
+
+async def test_a_gateway_that_is_stopped_answers_what_it_holds(world: World) -> None:
+    asking = asyncio.create_task(world.ask())
+    await eventually(lambda: world.scheduler.woken)
+
+    world.process.terminate()
+
+    status, body = await asking
     assert (status, body["error"]["code"]) == (503, "endpoint_waking")

@@ -70,6 +70,16 @@ class Waking:
         self._held: dict[str, deque[_Caller]] = {}
         self._held_bytes = 0
         self._wakers: dict[str, asyncio.Task[None]] = {}
+        self._ending = False
+
+    async def run(self) -> None:
+        """Hold requests until cancelled; then answer those that are held, and hold no more."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._ending = True
+            for key in self._held:
+                self._news.tell(key)
 
     async def forward(self, route: Route, exchange: Exchange, body: bytes) -> int:
         """Send the request to a replica as soon as there is one; return the status.
@@ -143,6 +153,8 @@ class Waking:
             return True
         if route.status not in _HOPEFUL:
             raise not_routable(route)
+        if self._ending:
+            raise waking(route, "this gateway is ending")
         if route.status == IDLE and key not in self._wakers:
             self._wakers[key] = asyncio.create_task(self._until_awake(route, caller))
         return False
