@@ -1,6 +1,7 @@
 """`python -m engineshed.scheduler`: reads the settings, wires the parts, serves."""
 
 import asyncio
+import gc
 from typing import Final
 
 import grpc
@@ -136,6 +137,8 @@ async def _lead(
     stop: asyncio.Event,
 ) -> None:
     journal = await Journal.open(store, term)
+    # What is there now stays: looking through it again and again would hold everything up.
+    gc.freeze()
     log.info("elected", term=journal.term, endpoints=len(journal.view.endpoints))
     agents = await _expected_agents(journal)
     endpoints, nodes = Endpoints(journal), Nodes(journal)

@@ -26,7 +26,7 @@ from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.loads import Loads
 from engineshed.scheduler.rendering import endpoint_message
 from engineshed.scheduler.replaying import Progress, replay
-from engineshed.scheduler.simulation import simulated
+from engineshed.scheduler.simulation import Simulations
 
 
 class SchedulingServicer(SchedulingServiceServicer):
@@ -45,6 +45,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         self._agents = agents
         self._loads = loads
         self._policy = policy
+        self._simulations = Simulations(journal, loads, policy)
 
     async def ExplainEndpoint(
         self, request: pb.ExplainEndpointRequest, context: ServicerContext[Any, Any]
@@ -75,7 +76,7 @@ class SchedulingServicer(SchedulingServiceServicer):
         self, request: pb.SimulateChangesRequest, context: ServicerContext[Any, Any]
     ) -> pb.SimulateChangesResponse:
         """Answer what would become of the fleet, and change nothing."""
-        return await simulated(request, self._journal, self._loads, self._policy)
+        return await self._simulations.answer(request)
 
     async def ReplayDecisions(
         self, request: pb.ReplayDecisionsRequest, context: ServicerContext[Any, Any]

@@ -1,6 +1,7 @@
 """What-if: a request, simulated on a copy of the live view, and the answer to it."""
 
 import asyncio
+import gc
 from typing import assert_never
 
 from engineshed.api.scheduler.v1 import scheduling_service_pb2 as pb
@@ -21,23 +22,34 @@ from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.loads import Loads
 
 
-async def simulated(
-    request: pb.SimulateChangesRequest, journal: Journal, loads: Loads, policy: Policy
-) -> pb.SimulateChangesResponse:
-    """Return what would become of the fleet; the copy is taken at once, all else in a thread.
+class Simulations:
+    """Simulates on copies of the live view, one after the other."""
 
-    Raises:
-        DomainError: one of the changes is refused, as it would be in truth.
+    def __init__(self, journal: Journal, loads: Loads, policy: Policy) -> None:
+        self._journal = journal
+        self._loads = loads
+        self._policy = policy
+        self._one_at_a_time = asyncio.Lock()
 
-    """
-    now = utc_now()
-    states, position = States.of(journal.view, loads.idle(now)), journal.seen.position
-    changes = [_change_of(change) for change in request.changes]
+    async def answer(self, request: pb.SimulateChangesRequest) -> pb.SimulateChangesResponse:
+        """Return what would become of the fleet; but for the copy, all runs in a thread.
 
-    def answer() -> pb.SimulateChangesResponse:
-        return _response(simulate(states, changes, policy, now), position)
+        Raises:
+            DomainError: one of the changes is refused, as it would be in truth.
 
-    return await asyncio.to_thread(answer)
+        """
+        changes = [_change_of(change) for change in request.changes]
+        async with self._one_at_a_time:
+            now = utc_now()
+            states = States.of(self._journal.view, self._loads.idle(now))
+            position = self._journal.seen.position
+            # To look through two fleets for garbage would stop everything for most of a second.
+            gc.disable()
+            try:
+                outcome = await asyncio.to_thread(simulate, states, changes, self._policy, now)
+            finally:
+                gc.enable()
+            return await asyncio.to_thread(_response, outcome, position)
 
 
 def _change_of(message: pb.SimulatedChange) -> Change:

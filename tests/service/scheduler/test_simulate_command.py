@@ -75,8 +75,9 @@ async def test_it_shows_what_moves_who_waits_and_which_nodes_change(
     large = next(line for line in moves.splitlines() if line.startswith(endpoint_id))
     assert large.split()[1:5] == ["large", "2", f"{region}-a", "added"]
     assert "its node is being drained" in large
-    assert waits.startswith("1 endpoint waits\n")
-    assert f"waiting for a free GPU on a cpu node in {region}" in waits
+    waiting = next(line for line in waits.splitlines() if line.startswith(small))
+    assert waiting.split()[1:4] == ["small", "2", "no"]
+    assert waiting.endswith(f"waiting for a free GPU on a cpu node in {region}")
     assert nodes.startswith("2 nodes change\n")
     assert other.node_id not in nodes, "a node that died is no more"
 
