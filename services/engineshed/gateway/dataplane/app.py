@@ -11,6 +11,7 @@ from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.auth import Principal
 from engineshed.gateway.dataplane.admission import Admission
 from engineshed.gateway.dataplane.errors import (
+    IDLE,
     OpenAIError,
     not_found,
     not_routable,
@@ -30,7 +31,7 @@ from engineshed.gateway.dataplane.http import (
     read_body,
     while_there,
 )
-from engineshed.gateway.dataplane.waking import IDLE, Waking
+from engineshed.gateway.dataplane.waking import Waking
 from engineshed.gateway.metrics import CLIENT_GONE, GatewayMetrics
 from engineshed.gateway.regions import Regions, below
 

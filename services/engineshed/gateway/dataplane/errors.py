@@ -2,8 +2,11 @@
 
 import json
 from http import HTTPStatus
+from typing import Final
 
 from engineshed.api.scheduler.v1.route_pb2 import Route
+
+IDLE: Final = "idle"
 
 
 class OpenAIError(Exception):
@@ -96,11 +99,12 @@ def recovering(key: str) -> OpenAIError:
 
 def waking(route: Route, why: str = "") -> OpenAIError:
     """Return the answer while an endpoint that load may leave without replicas has none."""
+    outlook = "is being woken" if route.status == IDLE else "has no replica yet"
     reason = why or route.status_reason
     return OpenAIError(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "endpoint_waking",
-        f"the endpoint {route.routing_key} is {route.status} and has no replica yet"
+        f"the endpoint {route.routing_key} is {route.status} and {outlook}"
         f"{f': {reason}' if reason else ''}; try again shortly",
         retry_after=5,
     )

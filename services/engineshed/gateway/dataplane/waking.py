@@ -14,7 +14,7 @@ from typing import Final
 from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.auth import hash_token
 from engineshed.gateway.dataplane.admission import Admission, secret_of
-from engineshed.gateway.dataplane.errors import OpenAIError, not_found, not_routable, waking
+from engineshed.gateway.dataplane.errors import IDLE, OpenAIError, not_found, not_routable, waking
 from engineshed.gateway.dataplane.exchange import Exchange
 from engineshed.gateway.dataplane.forward import Forwarder
 from engineshed.gateway.metrics import GatewayMetrics
@@ -24,7 +24,6 @@ from engineshed.gateway.wake import Wake
 # How long until the scheduler is asked again, as long as requests wait for an idle endpoint.
 AGAIN_SECONDS: Final = 1.0
 
-IDLE: Final = "idle"
 # An endpoint will have a replica by itself in these, and when it is woken.
 _HOPEFUL: Final = (IDLE, "queued", "provisioning", "running")
 
@@ -40,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Caller:
-    """In whose name an endpoint is woken."""
+    """In whose name an endpoint is woken; two are never equal, as callers choose request ids."""
 
     secret: str
     request_id: str
