@@ -173,7 +173,7 @@ async def test_scaling(tenant: Tenant, join: Join, region: str) -> None:
         ("region", "IMMUTABLE_FIELD", "region"),
         ("flavor_name", "IMMUTABLE_FIELD", "flavor_name"),
         ("colour", "INVALID_FIELD", "update_mask"),
-        ("scaling.min_replicas", "INVALID_FIELD", "scaling.min_replicas"),
+        ("scaling.max_replicas", "INVALID_FIELD", "scaling.max_replicas"),
         ("name", "INVALID_FIELD", "name"),
     ],
 )
@@ -195,7 +195,7 @@ async def test_updates_that_are_refused_name_the_field(
         ({"gpu_count": 9}, "INVALID_FIELD"),
         ({"gpu_count": 5}, "EXCEEDS_FLEET"),
         ({"scaling": pb.Scaling(min_replicas=5, max_replicas=5)}, "EXCEEDS_FLEET"),
-        ({"scaling": pb.Scaling(min_replicas=0, max_replicas=1)}, "INVALID_FIELD"),
+        ({"scaling": pb.Scaling(min_replicas=2, max_replicas=1)}, "INVALID_FIELD"),
         ({"name": ""}, "INVALID_FIELD"),
         ({"model_name": "no/such"}, "INVALID_FIELD"),
         ({"checkpoint_id": "ckpt_00000000000000000000000000"}, "CHECKPOINT_NOT_FOUND"),
