@@ -5,14 +5,16 @@ with the last. Every replica that waits sees its log, under a name of its own (a
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from engineshed.agent.engines.cache import Engine, EngineCache, cache_key
+from engineshed.agent.engines.cache import VERIFYING, Engine, EngineCache, cache_key
 from engineshed.agent.engines.interface import BuildRequest, EngineBackend, EngineBuildError
+from engineshed.agent.engines.room import NO_LIMITS, Limits, Room
 
 log = structlog.get_logger()
 
@@ -42,17 +44,31 @@ class _Build:
 class Builds:
     """The builds of this host, by what they build."""
 
-    def __init__(self, root: Path, logs: Path) -> None:
-        """Keep engines below `root`, and the logs of builds under way below `logs`."""
+    def __init__(
+        self,
+        root: Path,
+        logs: Path,
+        limits: Limits = NO_LIMITS,
+        in_use: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
+        """Keep engines below `root`, and the logs of builds under way below `logs`.
+
+        What engines are evicted for their room, and which never, is said to `EngineCache`.
+        """
         self.root = root
         self._logs = logs
-        self._cache = EngineCache(root)
+        self._cache = EngineCache(root, limits, in_use)
         self._running: dict[str, _Build] = {}
 
     @property
     def running(self) -> int:
         """How many are under way."""
         return sum(not build.task.done() for build in list(self._running.values()))
+
+    @property
+    def room(self) -> Room:
+        """The room that engines have, and what was evicted from it."""
+        return self._cache.room
 
     def sweep(self) -> None:
         """Remove what builds left that were killed. Call it before the first build; blocks."""
@@ -66,16 +82,29 @@ class Builds:
         """Remove engines that nobody can ask for any more; see `EngineCache`."""
         await self._cache.drop_orphans(stored)
 
-    async def get(
+    async def make_room(self) -> None:
+        """Evict engines for which there is no room; see `EngineCache`."""
+        await self._cache.make_room()
+
+    @asynccontextmanager
+    async def engine(
         self, backend: EngineBackend, request: BuildRequest, tell: Tell, log_file: Path
-    ) -> Engine:
-        """Return the engine for `request`, from the cache if it is there.
+    ) -> AsyncIterator[Engine]:
+        """Give the engine for `request`, from the cache if it is there; it stays within the block.
+
+        By the block's end the replica's folder must name the engine, for it to stay longer.
 
         Raises:
             EngineBuildError: it cannot be built.
 
         """
         key = await asyncio.to_thread(cache_key, backend, request)
+        with self._cache.kept(key):
+            yield await self._get(key, backend, request, tell, log_file)
+
+    async def _get(
+        self, key: str, backend: EngineBackend, request: BuildRequest, tell: Tell, log_file: Path
+    ) -> Engine:
         build = self._running.get(key)
         if build is None:
             build = self._running[key] = self._start(key, backend, request)
@@ -96,7 +125,7 @@ class Builds:
         def progress(stage: str, fraction: float) -> None:
             nonlocal cold
             # The cache checks an engine that it has; any other stage means that it was damaged.
-            cold = cold or stage != "verifying"
+            cold = cold or stage != VERIFYING
             build.tell(stage, fraction, cold)
 
         task = asyncio.create_task(self._build(backend, request, progress, build_log))

@@ -1,6 +1,5 @@
 """What an agent measures of its host."""
 
-import os
 import shutil
 import time
 from collections import Counter
@@ -12,10 +11,11 @@ from prometheus_client.registry import Collector
 
 from engineshed.agent.builds import Builds
 from engineshed.agent.connection import SchedulerConnection
+from engineshed.agent.engines import shelf
 from engineshed.agent.gpus import Gpu, usage_of
 from engineshed.agent.reconciler import Reconciler
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
-from engineshed.telemetry import gauge
+from engineshed.telemetry import counter, gauge
 
 
 class AgentMetrics(Collector):
@@ -42,7 +42,17 @@ class AgentMetrics(Collector):
         yield gauge(
             "engineshed_agent_engine_cache_bytes",
             "Size of the engines on this host.",
-            _size(self._builds.root),
+            shelf.size(self._builds.root),
+        )
+        yield counter(
+            "engineshed_agent_engine_evictions",
+            "Engines that had to go because room was short.",
+            self._builds.room.evictions,
+        )
+        yield counter(
+            "engineshed_agent_engine_evicted_bytes",
+            "What they came to.",
+            self._builds.room.evicted_bytes,
         )
         yield gauge(
             "engineshed_agent_disk_free_bytes",
@@ -89,14 +99,3 @@ class GpuMetrics(Collector):
 
 def _name(state: Replica.State.ValueType) -> str:
     return Replica.State.Name(state).removeprefix("STATE_").lower()
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += Path(path, name).lstat().st_size
-            except FileNotFoundError:
-                continue  # it goes while we look
-    return total

@@ -5,6 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf import json_format
+from pydantic import ValidationError
+
+from engineshed import ids
 from engineshed.agent.builds import Builds
 from engineshed.agent.domain.life import Failure
 from engineshed.agent.engines.cache import Engine
@@ -75,8 +79,9 @@ class Workshop:
             tell(Progress(state, fraction, stage))
 
         backend = self._backend()
-        engine = await self.builds.get(backend, request, progress, directory.path / BUILD_LOG)
-        await asyncio.to_thread(self._equip, desired, directory, backend, engine)
+        build_log = directory.path / BUILD_LOG
+        async with self.builds.engine(backend, request, progress, build_log) as engine:
+            await asyncio.to_thread(self._equip, desired, directory, backend, engine)
         return engine
 
     def _backend(self) -> EngineBackend:
@@ -112,6 +117,28 @@ class Workshop:
                 threads=self.inventory.threads(len(desired.gpus)),
             )
         )
+
+
+def engines_in_use(replicas: Path) -> frozenset[str]:
+    """Return the keys of the engines of the replicas below `replicas` that have not ended. Blocks.
+
+    It is read from their folders, so it is true from an agent's first moment.
+
+    Raises:
+        OSError: a folder cannot be read.
+
+    """
+    keys = set()
+    for path in replicas.glob(f"{ids.REPLICA}_*"):
+        directory = ReplicaDirectory(path)
+        try:
+            record, spec = directory.record(), directory.spec()
+        except (ValidationError, json_format.ParseError) as error:
+            raise OSError(f"{path} does not say what its replica runs: {error}") from error
+        ended = record is not None and record.outcome is not None
+        if spec is not None and not ended:
+            keys.add(Path(spec.engine_directory).name)
+    return frozenset(keys)
 
 
 def failure_of(error: Exception) -> Failure | None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -19,7 +20,7 @@ from engineshed.agent.keeper import Means
 from engineshed.agent.logs import LogShipper
 from engineshed.agent.metrics import AgentMetrics, GpuMetrics
 from engineshed.agent.node import NodeFile, sole_agent
-from engineshed.agent.preparation import Workshop
+from engineshed.agent.preparation import Workshop, engines_in_use
 from engineshed.agent.reconciler import Reconciler
 from engineshed.agent.replicas import FRONT
 from engineshed.agent.settings import AgentSettings
@@ -58,7 +59,13 @@ async def serve(
         backends = await asyncio.to_thread(_available, [TorchBackend()])
     with sole_agent(settings.folder):
         node = NodeFile(settings.folder)
-        builds = Builds(settings.folder / "engines", settings.folder / "builds")
+        replicas = settings.folder / "replicas"
+        builds = Builds(
+            settings.folder / "engines",
+            settings.folder / "builds",
+            settings.engine_limits,
+            partial(engines_in_use, replicas),
+        )
         await asyncio.to_thread(builds.sweep)
         bus = await Bus.connect(settings.nats_url, name="agent", tls=settings.tls_to("nats"))
         logs = LogShipper(bus)
@@ -69,7 +76,7 @@ async def serve(
             boot_id=processes.boot_id(),
             tls=settings.tls_to("agent"),
         )
-        reconciler = Reconciler(settings.folder / "replicas", means, node, logs)
+        reconciler = Reconciler(replicas, means, node, logs)
         await reconciler.adopt()
         channel = open_channel(
             settings.scheduler_address,
@@ -112,10 +119,11 @@ async def serve(
 
 
 async def _tidy(workshop: Workshop) -> None:
-    """Give back the room of engines whose checkpoints are gone, until cancelled."""
+    """Give back the room of engines that are not needed or too many, until cancelled."""
     while True:
         try:
             await workshop.builds.drop_orphans(workshop.store.digests)
+            await workshop.builds.make_room()
         except OSError as error:
             log.warning("engines_not_dropped", error=str(error), retry_seconds=TIDY_SECONDS)
         await asyncio.sleep(TIDY_SECONDS)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 
+from engineshed.agent.engines.room import Limits
 from engineshed.runtime import CommonSettings
 
 _SIMULATION: Final = re.compile(r"(?P<gpu_type>[a-z0-9][a-z0-9.-]{0,62}):(?P<count>[1-9]\d{0,3})")
@@ -25,6 +26,17 @@ class AgentSettings(CommonSettings):
     replica_host: str = Field(
         default="127.0.0.1",
         description="The address that replicas bind, and at which gateways reach them.",
+    )
+
+    engine_cache_bytes: ByteSize = Field(
+        default=ByteSize(0),
+        ge=0,
+        description='What the engines on this host may come to, e.g. "200GB"; 0: no limit.',
+    )
+    engine_cache_min_free: ByteSize = Field(
+        default=ByteSize(2_000_000_000),
+        ge=0,
+        description="What stays free of the disk that engines are on.",
     )
 
     @field_validator("artifact_store")
@@ -52,6 +64,11 @@ class AgentSettings(CommonSettings):
         """The type and the number of the simulated GPUs; None: none are simulated."""
         found = _SIMULATION.fullmatch(self.simulate)
         return (found["gpu_type"], int(found["count"])) if found else None
+
+    @property
+    def engine_limits(self) -> Limits:
+        """How much of the disk engines may take."""
+        return Limits(self.engine_cache_bytes, self.engine_cache_min_free)
 
     @property
     def folder(self) -> Path:

@@ -1,25 +1,32 @@
 """The engine cache: what was built once on such hardware is never built again.
 
 An engine lies in `<root>/<key>/`, where the key is the hash of everything that decides what a build
-yields. It is built beside that place and renamed into it when it is whole and on disk, so a folder
-with a key for its name is complete, whatever was killed when. Before it is used it is checked.
+yields. It is built, or fetched from a store that hosts share, beside that place and renamed into it
+when it is whole and on disk, so a folder with a key for its name is complete, whatever was killed
+when. Before it is used it is checked. When room is short, the least recently used ones go.
 """
 
 import asyncio
 import hashlib
 import json
-import shutil
-from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from engineshed.agent.engines.files import FileStamp, fsync_tree, hash_file, stamp
-from engineshed.agent.engines.interface import BuildRequest, EngineBackend, Progress
-from engineshed.triton.engine import FILE_NAME, EngineManifest, EngineManifestError
+from engineshed.agent.engines import shelf
+from engineshed.agent.engines.interface import (
+    BuildRequest,
+    EngineBackend,
+    EngineBuildError,
+    Progress,
+)
+from engineshed.agent.engines.room import NO_LIMITS, DiskFullError, Limits, Room
+from engineshed.triton.engine import EngineManifest, EngineManifestError
 
 SCHEMA_VERSION: Final = 1
 """Raised when the layout of an engine changes: older ones are then built anew."""
@@ -27,8 +34,8 @@ SCHEMA_VERSION: Final = 1
 _BUILDS_AT_ONCE: Final = 2
 """Each may need most of the host's memory; but a small one shall not wait for a large one."""
 
-_STAMPS = "stamps.json"
-_BUILDING = ".building"
+VERIFYING: Final = "verifying"
+"""The stage in which an engine that is there already is checked."""
 
 log = structlog.get_logger()
 
@@ -64,16 +71,41 @@ def cache_key(backend: EngineBackend, request: BuildRequest) -> str:
 class EngineCache:
     """The engines of one host. One process at a time owns the folder `root`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits = NO_LIMITS,
+        in_use: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
+        """Keep engines below `root`.
+
+        Args:
+            root: the folder.
+            limits: how much of its disk they may take.
+            in_use: returns the keys of those that replicas have; blocks.
+
+        """
+        self.room = Room(root, limits, in_use)
         self._root = root
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._listeners: defaultdict[str, list[Progress]] = defaultdict(list)
         self._benches = asyncio.Semaphore(_BUILDS_AT_ONCE)
+        self._kept: Counter[str] = Counter()
+        self._incoming: dict[str, int] = {}
+        self._evicting = asyncio.Lock()
 
     def sweep(self) -> None:
         """Remove what was half built or half removed. Call it before the first build."""
-        for leftover in self._root.glob(f"*{_BUILDING}"):
-            shutil.rmtree(leftover)
+        shelf.sweep(self._root)
+
+    @contextmanager
+    def kept(self, key: str) -> Iterator[None]:
+        """Keep the engine `key` from being evicted: until its replica's folder names it, say."""
+        self._kept[key] += 1
+        try:
+            yield
+        finally:
+            self._kept[key] -= 1
 
     async def get(
         self, backend: EngineBackend, request: BuildRequest, progress: Progress, log_file: Path
@@ -81,7 +113,7 @@ class EngineCache:
         """Return the engine for `request`, building it if need be; once, however many ask.
 
         Everyone who waits for the same engine hears of its progress. The build's log goes to the
-        log file of the one who asked first.
+        log file of the one who asked first. Who must be sure that it stays asks within `kept`.
 
         Raises:
             EngineBuildError: it cannot be built.
@@ -91,13 +123,14 @@ class EngineCache:
         listeners = self._listeners[key]
         listeners.append(progress)
         try:
-            async with self._locks[key]:
-                if found := await self._find(key):
-                    return found
-                if self._benches.locked():
-                    self._tell(key)("waiting for other builds", 0.0)
-                async with self._benches:
-                    return await self._build(key, backend, request, log_file)
+            with self.kept(key):
+                async with self._locks[key]:
+                    if found := await self._find(key):
+                        return found
+                    if self._benches.locked():
+                        self._tell(key)("waiting for other builds", 0.0)
+                    async with self._benches:
+                        return await self._build(key, backend, request, log_file)
         finally:
             listeners.remove(progress)
 
@@ -113,25 +146,39 @@ class EngineCache:
             OSError: one could not be removed; the next call tries again.
 
         """
-        for key in await asyncio.to_thread(self._keys):
+        for key in await asyncio.to_thread(shelf.keys, self._root):
             # Whoever has got the engine by now has a checkpoint that `stored` will name.
             async with self._locks[key]:
                 await asyncio.to_thread(self._drop_orphan, key, stored)
 
-    def _keys(self) -> list[str]:
-        folders = (path.parent.name for path in self._root.glob(f"*/{FILE_NAME}"))
-        return [name for name in folders if not name.endswith(_BUILDING)]
+    async def make_room(self) -> None:
+        """Evict engines until the limits are kept, or until all that are left are in use.
+
+        Raises:
+            OSError: one could not be removed; the next call tries again.
+
+        """
+        async with self._evicting:
+            while True:
+                kept, incoming = frozenset(+self._kept), sum(self._incoming.values())
+                engine = await asyncio.to_thread(self.room.next_to_go, kept, incoming)
+                if engine is None:
+                    return
+                # Whoever asks for it from now on waits; whoever asked before has it among those
+                # kept or, when that is over, has a replica whose folder names it.
+                async with self._locks[engine.key]:
+                    if not self._kept[engine.key]:
+                        await asyncio.to_thread(self.room.evict, engine)
 
     def _drop_orphan(self, key: str, stored: Callable[[], Collection[str]]) -> None:
-        directory, leftover = self._root / key, self._root / f"{key}{_BUILDING}"
+        directory = self._root / key
         try:
             digest = EngineManifest.read(directory).checkpoint_digest
         except EngineManifestError:
             return  # gone, or damaged, which shows when somebody asks for it
         known = stored()
         if known and digest not in known:
-            directory.rename(leftover)  # at once, so that no half of it is ever found
-            shutil.rmtree(leftover)
+            shelf.remove(directory)
             log.info("engine_dropped", key=key, checkpoint_digest=digest)
 
     async def _find(self, key: str) -> Engine | None:
@@ -140,29 +187,58 @@ class EngineCache:
         if not directory.is_dir():
             return None
         progress = self._tell(key)
-        progress("verifying", 0.0)
+        progress(VERIFYING, 0.0)
         try:
-            manifest = await asyncio.to_thread(_checked, directory)
+            manifest = await asyncio.to_thread(shelf.checked, directory)
         except EngineManifestError as error:
             log.warning("engine_damaged", key=key, reason=str(error))
-            await asyncio.to_thread(shutil.rmtree, directory)
+            await asyncio.to_thread(shelf.remove, directory)
             return None
-        progress("verifying", 1.0)
+        await asyncio.to_thread(shelf.mark_used, directory)
+        progress(VERIFYING, 1.0)
         return Engine(key, directory, manifest, built=False)
 
     async def _build(
         self, key: str, backend: EngineBackend, request: BuildRequest, log_file: Path
     ) -> Engine:
-        building = self._root / f"{key}{_BUILDING}"
-        await asyncio.to_thread(_make_empty, building)
-        try:
-            manifest = await backend.build(request, building, self._tell(key), log_file)
-            directory = self._root / key
-            await asyncio.to_thread(_publish, building, manifest, directory)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)  # gone already when it was published
+        # An engine is about as large as the weights that it is made of.
+        size = await asyncio.to_thread(shelf.size, request.checkpoint.directory)
+        with self._expected(key, size):
+            try:
+                await self._see_to_room(0)  # it may well share the checkpoint's files
+            except DiskFullError as error:
+                raise EngineBuildError("DISK_FULL", str(error), retryable=True) from error
+            building = await asyncio.to_thread(shelf.begin, self._root, key)
+            try:
+                manifest = await backend.build(request, building, self._tell(key), log_file)
+                directory = self._root / key
+                await asyncio.to_thread(shelf.publish, building, manifest, directory)
+            finally:
+                shelf.discard(building)
         log.info("engine_built", key=key, backend=backend.name, digest=manifest.digest)
         return Engine(key, directory, manifest, built=True)
+
+    @contextmanager
+    def _expected(self, key: str, size: int) -> Iterator[None]:
+        """Count so many bytes of an engine that is to come as if it were there."""
+        self._incoming[key] = size
+        try:
+            yield
+        finally:
+            del self._incoming[key]
+
+    async def _see_to_room(self, certain: int) -> None:
+        """Make room for all that is expected, and see that there is some for `certain` bytes.
+
+        Raises:
+            DiskFullError: there is none.
+
+        """
+        try:
+            await self.make_room()
+        except OSError as error:
+            log.warning("no_room_made", error=str(error))
+        await asyncio.to_thread(self.room.check, certain)
 
     def _tell(self, key: str) -> Progress:
         def progress(stage: str, fraction: float) -> None:
@@ -170,52 +246,3 @@ class EngineCache:
                 listener(stage, fraction)
 
         return progress
-
-
-def _make_empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-
-
-def _publish(building: Path, manifest: EngineManifest, directory: Path) -> None:
-    stamps = {path: asdict(stamp(building / path)) for path in manifest.files}
-    (building / _STAMPS).write_text(json.dumps(stamps), encoding="utf-8")
-    fsync_tree(building)
-    building.rename(directory)
-    fsync_tree(directory.parent, recursive=False)
-
-
-def _checked(directory: Path) -> EngineManifest:
-    """Read the manifest of an engine and compare its files with it.
-
-    A file that looks untouched since it was published is not read again: an engine may be hundreds
-    of gigabytes. Any other is hashed.
-
-    Raises:
-        EngineManifestError: it is not whole.
-
-    """
-    manifest = EngineManifest.read(directory)
-    if not manifest.is_whole:
-        raise EngineManifestError(f"{directory / FILE_NAME} does not have the digest it states")
-    known = _read_stamps(directory / _STAMPS)
-    for path, expected in manifest.files.items():
-        file = directory / path
-        try:
-            seen = stamp(file)
-            if seen == known.get(path):
-                continue
-            whole = seen.size == expected.size and hash_file(file) == expected.sha256
-        except OSError as error:
-            raise EngineManifestError(f"{file} cannot be read: {error.strerror}") from error
-        if not whole:
-            raise EngineManifestError(f"{file} is not what was built")
-    return manifest
-
-
-def _read_stamps(path: Path) -> dict[str, FileStamp]:
-    try:
-        stamps = json.loads(path.read_bytes())
-        return {name: FileStamp(**fields) for name, fields in stamps.items()}
-    except (OSError, ValueError, TypeError):
-        return {}  # then every file is hashed
