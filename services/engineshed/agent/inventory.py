@@ -111,14 +111,14 @@ def take_inventory(settings: AgentSettings) -> Inventory:
         gpu_type=gpu_type,
         gpu_count=gpu_count,
         simulated=settings.simulated is not None,
-        cores=_cores(),
-        memory_bytes=_memory_bytes(),
+        cores=usable_cores(),
+        memory_bytes=usable_memory_bytes(),
         gpus=found.gpus if found else (),
         driver=found.driver if found else "",
     )
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Return how many cores there are for us: of the machine, by affinity and by quota."""
     allowed = len(os.sched_getaffinity(0))
     quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
@@ -127,11 +127,16 @@ def _cores() -> int:
     return allowed
 
 
-def _memory_bytes() -> int:
+def usable_memory_bytes() -> int:
     """Return how much memory there is for us: the machine's, or the container's limit."""
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    installed = installed_memory_bytes()
     limit = _read(_CGROUP / "memory.max")
     return min(installed, int(limit)) if limit.isdecimal() else installed
+
+
+def installed_memory_bytes() -> int:
+    """Return how much memory the machine has, whatever of it is for us."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _read(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from engineshed.cli import (
+    agent,
     catalog,
     certs,
     deploy,
@@ -37,6 +38,7 @@ app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(catalog.checkpoints, name="checkpoints")
 app.add_typer(catalog.tokens, name="token")
 app.add_typer(catalog.organizations, name="orgs")
+app.add_typer(agent.app, name="agent")
 
 
 def _like(pattern: str, words: str) -> Callable[[str], str]:

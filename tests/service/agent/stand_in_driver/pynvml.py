@@ -2,7 +2,8 @@
 
 It has the names of `pynvml` that the agent uses, and answers as an H200 with driver 580 did. What
 it answers with stands in the variable STAND_IN_GPUS: a JSON list of GPUs, each with what differs
-from that one; unset, there is no driver. STAND_IN_DRIVER_FAULT names the error of its start.
+from that one, whose links are made up; unset, there is no driver. STAND_IN_DRIVER_FAULT names the
+error of its start.
 """
 
 import json
@@ -11,6 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 nvmlMemory_v2 = 33554472  # noqa: N816 - NVIDIA's name
+NVML_NVLINK_MAX_LINKS = 18
+NVML_FEATURE_DISABLED, NVML_FEATURE_ENABLED = 0, 1
 
 _H200 = {
     "name": "NVIDIA H200",
@@ -21,6 +24,8 @@ _H200 = {
     "capability": [9, 0],
     "gpu": 0,
     "answers": True,
+    "pcie": [5, 16],
+    "links": [1] * 18,
 }
 
 
@@ -42,6 +47,10 @@ class NVMLError_LibRmVersionMismatch(NVMLError):  # noqa: N801, N818 - NVIDIA's 
 
 class NVMLError_GpuIsLost(NVMLError):  # noqa: N801, N818 - NVIDIA's name
     """As pynvml's."""
+
+
+class NVMLError_NotSupported(NVMLError):  # noqa: N801, N818 - NVIDIA's name
+    """As pynvml's: this GPU has no such thing."""
 
 
 def nvmlInit() -> None:
@@ -90,6 +99,22 @@ def nvmlDeviceGetCudaComputeCapability(handle: dict[str, Any]) -> tuple[int, int
 
 def nvmlDeviceGetUtilizationRates(handle: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(gpu=handle["gpu"], memory=0)
+
+
+def nvmlDeviceGetMaxPcieLinkGeneration(handle: dict[str, Any]) -> int:
+    if not handle["pcie"]:
+        raise NVMLError_NotSupported("Not Supported")
+    return int(handle["pcie"][0])
+
+
+def nvmlDeviceGetCurrPcieLinkWidth(handle: dict[str, Any]) -> int:
+    return int(handle["pcie"][1])
+
+
+def nvmlDeviceGetNvLinkState(handle: dict[str, Any], link: int) -> int:
+    if link >= len(handle["links"]):
+        raise NVMLError_NotSupported("Not Supported")
+    return int(handle["links"][link])
 
 
 def _gpus() -> list[dict[str, Any]]:
