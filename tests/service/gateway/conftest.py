@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
+import httpx
 import pytest
 import uvicorn
+from tests.service.gateway import rest
 from tests.service.gateway.fake_replica import FakeReplica
 from tests.service.gateway.idle import Callers, Gateway, Scheduler, Start, eventually
 from tests.service.gateway.planes import data_plane
@@ -71,3 +73,25 @@ async def replicas() -> AsyncIterator[list[FakeReplica]]:
     yield started
     for replica in started:
         await replica.stop()
+
+
+@pytest.fixture
+def scheduler() -> rest.Scheduler:
+    return rest.Scheduler()
+
+
+@pytest.fixture
+def routes() -> rest.Routes:
+    return rest.Routes()
+
+
+@pytest.fixture
+async def client(
+    scheduler: rest.Scheduler, routes: rest.Routes
+) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(rest.application(scheduler, routes))
+    headers = {"authorization": "Bearer es_mine"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://gateway", headers=headers
+    ) as client:
+        yield client

@@ -1,137 +1,22 @@
 """The REST API over HTTP, with stand-ins for the services behind it."""
 
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any, get_args
+from typing import get_args
 
-import httpx
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 from tests.metrics import sample
+from tests.service.gateway.rest import ENDPOINT, ENDPOINTS, NEW, ONE, fields, refused
 
 from engineshed.api.catalog.v1 import checkpoint_service_pb2
 from engineshed.api.scheduler.v1 import (
     endpoint_service_pb2,
     node_service_pb2,
-    scheduling_service_pb2,
 )
-from engineshed.api.scheduler.v1.route_pb2 import Route
-from engineshed.auth import Principal, UnauthenticatedError
 from engineshed.errors import FieldError, Kind
-from engineshed.gateway.app import MAX_CONTROL_BYTES, Gateway
-from engineshed.gateway.controlplane import control_plane, schemas
-from engineshed.gateway.metrics import GatewayMetrics
-from engineshed.gateway.regions import Regions
+from engineshed.gateway.app import MAX_CONTROL_BYTES
+from engineshed.gateway.controlplane import schemas
 from engineshed.rpc.status import RemoteError
-from engineshed.telemetry import Exposition
-
-ENDPOINT = "ep_01HZZZZZZZZZZZZZZZZZZZZZZZ"
-ENDPOINTS = "/v0/dedicated_endpoints"
-ONE = f"{ENDPOINTS}/{ENDPOINT}"
-NEW = {"name": "bot", "model_name": "m"}
-
-
-class Scheduler:
-    """Keeps the requests, and answers each with an endpoint or an error."""
-
-    def __init__(self) -> None:
-        self.requests: list[Any] = []
-        self.error: Exception | None = None
-        self.explained: Any = None
-        created = Timestamp()
-        created.FromDatetime(datetime(2026, 1, 1, tzinfo=UTC))
-        self.endpoint = endpoint_service_pb2.Endpoint(
-            endpoint_id=ENDPOINT,
-            state=endpoint_service_pb2.Endpoint.STATE_QUEUED,
-            create_time=created,
-            update_time=created,
-            etag="v1",
-        )
-
-    async def answer(self, request: Any, **_: Any) -> Any:
-        self.requests.append(request)
-        if self.error is not None:
-            raise self.error
-        return SimpleNamespace(
-            endpoint=self.endpoint, endpoints=[self.endpoint], next_page_token=""
-        )
-
-    CreateEndpoint = GetEndpoint = ListEndpoints = UpdateEndpoint = DeleteEndpoint = answer
-    RollbackEndpoint = RestartEndpoint = answer
-
-    async def ExplainEndpoint(self, request: Any, **_: Any) -> Any:
-        return self.explained
-
-
-class Routes:
-    """Keeps what was waited for, which is there at once."""
-
-    def __init__(self) -> None:
-        self.awaited: list[tuple[str, Callable[[Route], bool]]] = []
-
-    async def until(self, routing_key: str, usable: Callable[[Route], bool]) -> None:
-        self.awaited.append((routing_key, usable))
-
-
-class Callers:
-    async def authenticate(self, secret: str) -> Principal:
-        if secret == "es_operator":
-            return Principal("tok_2", "_platform", frozenset({"operator"}))
-        if secret != "es_mine":
-            raise UnauthenticatedError("unknown")
-        return Principal("tok_1", "org_1", frozenset({"admin"}))
-
-
-class NoInference:
-    def serves(self, scope: Any) -> bool:
-        return False
-
-
-@pytest.fixture
-def scheduler() -> Scheduler:
-    return Scheduler()
-
-
-@pytest.fixture
-def routes() -> Routes:
-    return Routes()
-
-
-@pytest.fixture
-async def client(scheduler: Scheduler, routes: Routes) -> AsyncIterator[httpx.AsyncClient]:
-    services: Any = SimpleNamespace(
-        endpoints=scheduler,
-        scheduling=scheduler,
-        tokens=scheduler,
-        authenticator=Callers(),
-        routes=routes,
-    )
-    metrics = GatewayMetrics()
-    exposition = Exposition("gateway", metrics)
-    plane = control_plane(services, Regions("local", "http://localhost:8080"), metrics, exposition)
-    gateway = Gateway(NoInference(), plane)  # type: ignore[arg-type]  # all that it asks of it
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(gateway),
-        base_url="http://gateway",
-        headers={"authorization": "Bearer es_mine"},
-    ) as client:
-        yield client
-
-
-async def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["x-request-id"] == answer.json()["request_id"]
-    schemas.Problem.model_validate(answer.json())
-    problem: dict[str, Any] = answer.json()
-    return problem
-
-
-def fields(problem: dict[str, Any]) -> list[str]:
-    return [item["field"] for item in problem["errors"]]
 
 
 @pytest.mark.parametrize(
@@ -225,83 +110,6 @@ async def test_an_update_changes_single_fields_of_what_is_served(client, schedul
     assert list(request.update_mask.paths) == paths
     assert request.endpoint.serving == endpoint_service_pb2.ServingParameters(max_context=512)
     assert request.update_strategy == endpoint_service_pb2.UPDATE_STRATEGY_RECREATE
-
-
-async def test_an_endpoint_may_be_created_without_replicas(client, scheduler) -> None:
-    scaling = {"min_replicas": 0, "idle_after": 300, "wake_timeout": 0.5}
-    assert (await client.post(ENDPOINTS, json={**NEW, "scaling": scaling})).status_code == 201
-    (request,) = scheduler.requests
-    wanted = endpoint_service_pb2.Scaling(min_replicas=0, max_replicas=1)
-    wanted.idle_after.FromSeconds(300)
-    wanted.wake_timeout.FromMilliseconds(500)
-    assert request.scaling == wanted
-
-
-async def test_an_update_changes_single_times_of_idle_endpoints_and_null_resets_them(
-    client, scheduler
-) -> None:
-    body = {"scaling": {"idle_after": 90, "wake_timeout": None}}
-    assert (await client.patch(ONE, json=body)).status_code == 200
-    (request,) = scheduler.requests
-    assert list(request.update_mask.paths) == ["scaling.idle_after", "scaling.wake_timeout"]
-    assert request.endpoint.scaling.idle_after.seconds == 90
-    assert not request.endpoint.scaling.HasField("wake_timeout")
-
-
-async def test_an_endpoint_shows_when_it_is_idle_and_how_many_replicas_are_wanted(
-    client, scheduler
-) -> None:
-    scheduler.endpoint.scaling.max_replicas = 2
-    scheduler.endpoint.scaling.idle_after.FromMilliseconds(1500)
-    scheduler.endpoint.scaling.wake_timeout.FromSeconds(60)
-    scheduler.endpoint.wanted_replicas = 2
-    answer = await client.get(ONE)
-    assert answer.json()["wanted_replicas"] == 2
-    assert answer.json()["scaling"] == {
-        "min_replicas": 0,
-        "max_replicas": 2,
-        "idle_after": 1.5,
-        "wake_timeout": 60,
-    }
-    assert '"wake_timeout":60}' in answer.text
-
-
-@pytest.mark.parametrize("method", ["get", "patch", "post"])
-async def test_who_reads_that_an_endpoint_is_idle_may_ask_it_at_once(
-    client, scheduler, routes, method
-) -> None:
-    scheduler.endpoint.state = endpoint_service_pb2.Endpoint.STATE_IDLE
-    scheduler.endpoint.routing_key = "bot-a1b2c3"
-    scheduler.endpoint.region = "local"
-    body = {} if method == "get" else {"json": {"name": "x"}}
-    url = f"{ONE}/restart" if method == "post" else ONE
-    assert (await client.request(method, url, **body)).json()["status"] == "idle"
-    ((key, usable),) = routes.awaited
-    assert key == "bot-a1b2c3"
-    woken = Route(status="idle")
-    assert not usable(woken)  # an older one, of when it kept its replicas
-    woken.wake_timeout.FromSeconds(0)
-    assert usable(woken)
-    woken.status = "stopped"
-    assert not usable(woken)
-
-
-async def test_an_explanation_says_how_load_scales(client, scheduler) -> None:
-    explained = scheduling_service_pb2.ExplainEndpointResponse(endpoint=scheduler.endpoint)
-    scheduler.explained = explained
-    assert (await client.get(f"{ONE}/explanation")).json()["scaling"] is None
-
-    scaling = explained.scaling
-    scaling.target, scaling.reason = 8, "the load is as it should be"
-    scaling.load.in_flight, scaling.load.high = 12.5, 20
-    scaling.last.replicas, scaling.last.reason = 1, "12 requests in flight, 8 wanted"
-    scaling.last_time.FromJsonString("2026-01-01T00:00:00Z")
-    shown = (await client.get(f"{ONE}/explanation")).json()["scaling"]
-    assert (shown["target"], shown["reason"]) == (8, "the load is as it should be")
-    load = {"in_flight": 12.5, "low": 0, "high": 20, "idle_seconds": None}
-    assert shown["load"] == load
-    assert shown["last"]["decided_at"] == "2026-01-01T00:00:00Z"
-    assert (shown["last"]["replicas_before"], shown["last"]["load"]["high"]) == (1, None)
 
 
 async def test_an_endpoint_is_rolled_back_under_its_etag(client, scheduler) -> None:
