@@ -55,6 +55,7 @@ async def running(tenant: Tenant, region: str, **fields: object) -> str:
     return endpoint_id
 
 
+@pytest.mark.usefixtures("own_stack")  # nothing of other tests may wait or move
 async def test_it_shows_what_moves_who_waits_and_which_nodes_change(
     tenant: Tenant, join: Join, region: str, shed: Shed
 ) -> None:
@@ -142,6 +143,7 @@ async def test_a_past_that_comes_out_otherwise_is_shown_and_fails(
     own_stack: Stack, tenant: Tenant, join: Join, region: str, shed: Shed
 ) -> None:
     agent = await join()
+    nothing = await shed("--replay")
     endpoint_id = await running(tenant, region)
 
     same = await shed("--replay", "--since", "1h")
@@ -152,6 +154,7 @@ async def test_a_past_that_comes_out_otherwise_is_shown_and_fails(
         database.execute("UPDATE plans SET data = ?", (turn.SerializeToString(),))
     other = await shed("--replay")
 
+    assert (nothing.returncode, nothing.stdout) == (0, "no plan of that time is kept\n")
     assert (same.returncode, other.returncode) == (0, 1)
     assert "1 plan with 1 decision made again: all came out the same" in same.stdout
     assert "1 came out otherwise" in other.stdout

@@ -44,6 +44,7 @@ async def places(tenant: Tenant, endpoint_ids: list[str]) -> dict[str, list[str]
     }
 
 
+@pytest.mark.usefixtures("own_stack")  # nothing of other tests may wait
 async def test_a_drain_ends_as_it_was_simulated(
     tenant: Tenant, operator: Operator, join: Join, region: str
 ) -> None:
