@@ -13,7 +13,7 @@ from engineshed.agent.builds import Builds
 from engineshed.agent.claims import Claims
 from engineshed.agent.connection import SchedulerConnection
 from engineshed.agent.engines.interface import EngineBackend
-from engineshed.agent.engines.torch.backend import TorchBackend
+from engineshed.agent.engines.known import known_backends
 from engineshed.agent.fetch import ArtifactStore
 from engineshed.agent.inventory import Inventory, take_inventory
 from engineshed.agent.keeper import Means
@@ -56,7 +56,7 @@ async def serve(
     os.umask(0o077)  # everything below the state directory is its owner's alone
     inventory = take_inventory(settings)
     if backends is None:
-        backends = await asyncio.to_thread(_available, [TorchBackend()])
+        backends = await asyncio.to_thread(_available, known_backends())
     with sole_agent(settings.folder):
         node = NodeFile(settings.folder)
         replicas = settings.folder / "replicas"
