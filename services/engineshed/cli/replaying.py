@@ -40,7 +40,7 @@ async def tell_differences(since: str, until: str, output: Format) -> bool:
         with bars:
             task = bars.add_task("plans made again", total=None)
             async for said in scheduler.replay(request):
-                bars.update(task, completed=said.turns, total=max(said.turns_total, 1))
+                bars.update(task, completed=said.turns, total=said.turns_total)
     told: Json = MessageToDict(
         said, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -53,6 +53,9 @@ async def tell_differences(since: str, until: str, output: Format) -> bool:
 
 def show(told: Json) -> None:
     """Print the figures, then the first plans that came out otherwise, as a diff."""
+    if not int(told["turns_total"]):
+        out.print("no plan of that time is kept")
+        return
     plans, decisions = int(told["turns"]), int(told["decisions"])
     figures = f"{_counted(plans, 'plan')} with {_counted(decisions, 'decision')} made again: "
     differing = int(told["differing_turns"])

@@ -61,6 +61,7 @@ class Journal:
         self.seen = Seen()  # by the view
         self.changed = asyncio.Event()  # set when the view has changed
         self.placing = asyncio.Lock()  # held from a plan until what it gives away is recorded
+        self._appending = 0  # appends under way
         self._beside: list[Write] = []  # what the next append is to write, too
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -130,18 +131,26 @@ class Journal:
 
         """
         appends = [StreamAppend(stream, expected, events, metadata)] if events else []
+        self._appending += 1
         try:
             recorded = await self._append(appends, idempotency)
         except StreamConflictError as error:
-            # An append of ours was committed though the database could not say so any more.
-            behind = NotLeaderError("the scheduler starts again with what is recorded; try again")
-            if not self._behind.done():
-                self._behind.set_exception(behind)
-            raise behind from error
+            raise self._fall_behind() from error
+        finally:
+            self._appending -= 1
         for event in recorded:
             self._fold(event)
+        if self.seen.ahead and not self._appending:
+            self._fall_behind()  # nobody is going to fold what is missing
         self.changed.set()
         return recorded
+
+    def _fall_behind(self) -> NotLeaderError:
+        """Note that an append was committed though the database could not say so any more."""
+        behind = NotLeaderError("the scheduler starts again with what is recorded; try again")
+        if not self._behind.done():
+            self._behind.set_exception(behind)
+        return behind
 
     async def _append(
         self, appends: Sequence[StreamAppend], idempotency: Idempotency | None

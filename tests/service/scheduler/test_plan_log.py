@@ -1,5 +1,6 @@
 """Plans are written with what they decide: never later, once, and whatever happens to an append."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from engineshed import ids
 from engineshed.api.scheduler.v1.plan_turn_pb2 import PlanTurn
-from engineshed.eventstore import EventStore, Metadata, StoreUnavailableError
+from engineshed.eventstore import EventStore, Metadata, NotLeaderError, StoreUnavailableError
 from engineshed.scheduler import plan_store
 from engineshed.scheduler.domain.commands import Create, Update
 from engineshed.scheduler.domain.errors import RoutingKeyTakenError
@@ -122,6 +123,8 @@ async def test_what_was_committed_though_nobody_could_say_so_is_there_once(
     await create(journal, "b")
 
     assert len(await kept(journal)) == 1
+    with pytest.raises(NotLeaderError):  # the view lacks what the log has
+        await journal.watch()
 
 
 async def test_it_tells_what_agents_have_said_since_the_plan_before(
@@ -172,6 +175,10 @@ async def test_what_is_known_of_the_log_grows_with_it(store: EventStore, journal
     await together(endpoints.command(one, Update(name="new"), BY_TEST) for one in endpoint_ids)
 
     assert (journal.seen.position, journal.seen.ahead) == (6, set())
+    watching = asyncio.ensure_future(journal.watch())
+    await asyncio.sleep(0)
+    assert not watching.done(), "nothing is missing"
+    watching.cancel()
     assert (await Journal.open(store, term=8)).seen.position == 6
 
 
