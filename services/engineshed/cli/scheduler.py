@@ -78,7 +78,7 @@ async def connected() -> AsyncIterator[Scheduler]:
     try:
         tls = TlsSettings().tls_to("scheduler")
     except ValidationError as error:
-        raise ApiError(str(error.errors()[0]["msg"])) from error
+        raise ApiError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
     token = find_connection().token
     async with open_channel(address, token, "shed", healthy=LEADER, tls=tls) as channel:
         try:
@@ -109,9 +109,9 @@ def _explained(error: grpc.aio.AioRpcError, address: str) -> ApiError:
     found = error_from(error)
     if found is None:
         return ApiError(f"the scheduler failed: {error.code().name} {error.details()}")
-    if found.kind is Kind.UNAVAILABLE:
+    if found.kind is Kind.UNAVAILABLE and found.reason == error.code().name:  # gRPC's own word
         return ApiError(
-            f"no scheduler leads at {address}: {found.message}. Is it up, is the address right "
+            f"no scheduler that leads can be reached at {address}. Is it up, is the address right "
             "(ENGINESHED_SCHEDULER_ADDRESS), and does it ask for a certificate "
             "(ENGINESHED_TLS_CERT_FILE)?"
         )

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.service.bus.conftest import a_free_port
 from tests.service.cli.stand_in import SHED
 from tests.service.scheduler.conftest import Join
 from tests.service.scheduler.stack import Stack, Tenant
@@ -130,6 +131,13 @@ async def test_without_an_address_it_says_what_to_set(shed: Shed) -> None:
 
     assert said.returncode == 1
     assert "Set ENGINESHED_SCHEDULER_ADDRESS" in said.stderr
+
+
+async def test_where_no_scheduler_answers_it_says_what_to_look_at(shed: Shed) -> None:
+    said = await shed(ENGINESHED_SCHEDULER_ADDRESS=f"127.0.0.1:{a_free_port()}")
+
+    assert said.returncode == 1
+    assert "no scheduler that leads can be reached at 127.0.0.1" in said.stderr
 
 
 async def test_who_is_no_operator_is_refused(stack: Stack, tenant: Tenant, shed: Shed) -> None:
