@@ -7,13 +7,13 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
-from tests.chaos.promise import Problem, Promise
+from tests.chaos.promise import Excuse, Problem, Promise
 
 Json = dict[str, Any]
 
@@ -99,6 +99,21 @@ class Api:
 
 
 @dataclass(slots=True)
+class Watcher:
+    """Looks again and again which replicas of some endpoints are ready."""
+
+    api: Api
+    ready: dict[str, frozenset[str]]  # by endpoint
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            for endpoint_id in list(self.ready):
+                self.ready[endpoint_id] = await ready_replicas(self.api, endpoint_id)
+            await asyncio.sleep(_AGAIN_AFTER_S)
+
+
+@dataclass(slots=True)
 class Tokens:
     """Makes tokens and revokes some of them."""
 
@@ -143,6 +158,7 @@ class Asker:
     endpoint: str
     model: str
     pause_s: float
+    api: Api
     tell: Callable[[str], None]
     burst_s: float = math.inf
     calm_s: float = 0.0  # after each burst
@@ -161,9 +177,15 @@ class Asker:
             problem = await self.ask(stream=stream)
             if problem is None:
                 self.promise.success(way, sent_at)
-            elif self.promise.failure(way, excuses, problem):
+            elif self.promise.failure(way, excuses, problem, await self._ready(excuses)):
                 self.tell(f"PROMISE BROKEN by {self.gateway} for {self.model}: {problem.text}")
             await until(over, _AFTER_FAILURE_S if problem else self.pause_s)
+
+    async def _ready(self, excuses: Sequence[Excuse]) -> Collection[str]:
+        """Return the replicas that are ready, if any excuse depends on them."""
+        if not any(excuse.known for excuse in excuses):
+            return ()
+        return await ready_replicas(self.api, self.endpoint)
 
     async def ask(self, *, stream: bool) -> Problem | None:
         """Return what was wrong with the answer; None: nothing."""
@@ -199,6 +221,15 @@ def _is_whole(text: str, *, stream: bool) -> bool:
         return bool(json.loads(text)["choices"])
     except (ValueError, KeyError):
         return False
+
+
+async def ready_replicas(api: Api, endpoint_id: str) -> frozenset[str]:
+    """Return which replicas are ready.
+
+    The explanation says so: the answer with the endpoint alone waits for its gateway to know them.
+    """
+    there = await api.get(f"{ENDPOINTS}/{endpoint_id}/explanation")
+    return frozenset(one["replica_id"] for one in there["replicas"] if one["status"] == "ready")
 
 
 async def until(over: asyncio.Event, seconds: float) -> None:

@@ -5,11 +5,12 @@ while the endpoint is scaled, updated or moved. A fault of what carries it, its 
 replica, excuses its failure; and excuses later ones until the first success of a request that was
 sent after the fault was over. So nothing depends on how long anything takes to come back; that it
 does is looked at in the end. An endpoint that its owner stops refuses requests, and that is
-excused; one that it has accepted it must finish.
+excused; one that it has accepted it must finish. A gateway that is cut off from the broker knows
+those replicas that were ready when it last heard: as long as one of them is, it must serve.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class Excuse:
     gateway: str | None  # None: all of them
     endpoint: str | None
     refusals_only: bool
+    known: frozenset[str]  # the replicas of a gateway that is cut off; it serves by any of them
     over_at: float | None = None
     healed: set[Way] = field(default_factory=set)
 
@@ -38,6 +40,12 @@ class Excuse:
         """Tell whether requests of this way may fail."""
         struck = self.gateway in (None, way[0]) and self.endpoint in (None, way[1])
         return struck and way not in self.healed
+
+    def covers(self, problem: Problem, ready: Collection[str]) -> bool:
+        """Tell whether it excuses a problem, when these replicas are ready."""
+        if self.refusals_only and not problem.refused:
+            return False
+        return self.known.isdisjoint(ready)
 
 
 class Promise:
@@ -60,9 +68,10 @@ class Promise:
         gateway: str | None = None,
         endpoint: str | None = None,
         refusals_only: bool = False,
+        known: Collection[str] = (),
     ) -> Excuse:
         """Begin an excuse; set its `over_at` when the fault is over."""
-        excuse = Excuse(gateway, endpoint, refusals_only)
+        excuse = Excuse(gateway, endpoint, refusals_only, frozenset(known))
         self._excuses.append(excuse)
         return excuse
 
@@ -92,10 +101,14 @@ class Promise:
             if excuse.over_at is not None and sent_at > excuse.over_at:
                 excuse.healed.add(way)
 
-    def failure(self, way: Way, before: list[Excuse], problem: Problem) -> bool:
-        """Note that a request failed; tell whether that was a broken promise."""
-        excuses = (*before, *self.begin(way))
-        if any(problem.refused or not excuse.refusals_only for excuse in excuses):
+    def failure(
+        self, way: Way, before: list[Excuse], problem: Problem, ready: Collection[str] = ()
+    ) -> bool:
+        """Note that a request failed; tell whether that was a broken promise.
+
+        `ready` are the replicas of its endpoint that are ready now.
+        """
+        if any(excuse.covers(problem, ready) for excuse in (*before, *self.begin(way))):
             self.excused += 1
             return False
         self.broken.append(problem.text)

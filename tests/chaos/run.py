@@ -14,7 +14,7 @@ from typing import Final
 
 import aiohttp
 from tests.chaos.audit import Audit, Subscriber
-from tests.chaos.clients import Api, Asker, Tokens
+from tests.chaos.clients import Api, Asker, Tokens, Watcher
 from tests.chaos.hosts import Operator
 from tests.chaos.owners import Desk, Endpoint, Owner, Reviser
 from tests.chaos.promise import Promise
@@ -95,6 +95,7 @@ class _Run:
     stack: AsyncExitStack
     promise: Promise = field(default_factory=Promise)
     shared_gpus: list[str] = field(default_factory=list)
+    ready: dict[str, frozenset[str]] = field(default_factory=dict)  # replicas of who is asked
 
     async def run(self) -> Result:
         world, tell, options = self.world, self.tell, self.options
@@ -108,14 +109,16 @@ class _Run:
 
         api = Api(session, world.gateways)
         asked = await asyncio.gather(*(self._deploy(api, name) for name in options.asked))
-        askers = self._askers(session, asked, pause_s=0.1)
+        self.ready |= {one.endpoint_id: frozenset() for one in asked}
+        await self._beside(Watcher(api, self.ready).run())
+        askers = self._askers(session, api, asked, pause_s=0.1)
         async with asyncio.timeout(_READY_S):
             await asyncio.gather(*(_until_it_answers(one) for one in askers))
         tell(f"{len(asked)} endpoints run")
         sleepers, waves = [], []
         if options.by_load:
             sleepers = [await Desk(api, "sleeper").create({**_REAL, "scaling": _IDLE})]
-            waves = self._waves(session, asked[1], sleepers[0])
+            waves = self._waves(session, api, asked[1], sleepers[0])
 
         chance = random.Random(options.seed)
         owners, tokens, others = self._callers(api, asked[-1], chance)
@@ -124,7 +127,7 @@ class _Run:
         clients = [await self._beside(one.run(over)) for one in callers]
 
         targets = [one.endpoint_id for one in asked[1:]]
-        striker = Striker(world, self.promise, api, targets, tell)
+        striker = Striker(world, self.promise, api, targets, self.ready, tell)
         faults = schedule(options.seed, options.seconds, victims(world), options.between)
         await striker.run(faults)
         tell("all faults are over")
@@ -208,6 +211,7 @@ class _Run:
     def _askers(
         self,
         session: aiohttp.ClientSession,
+        api: Api,
         endpoints: Sequence[Endpoint],
         *,
         pause_s: float,
@@ -224,6 +228,7 @@ class _Run:
                 one.endpoint_id,
                 one.told["routing_key"],
                 pause_s,
+                api,
                 self.tell,
                 burst_s,
                 calm_s,
@@ -233,12 +238,13 @@ class _Run:
         ]
 
     def _waves(
-        self, session: aiohttp.ClientSession, shaken: Endpoint, sleeper: Endpoint
+        self, session: aiohttp.ClientSession, api: Api, shaken: Endpoint, sleeper: Endpoint
     ) -> list[Asker]:
         """Return who asks now and then; the sleeper may wake too late for a request."""
         self.promise.excuse(endpoint=sleeper.endpoint_id, refusals_only=True)
-        waves = self._askers(session, [shaken, shaken], pause_s=0, burst_s=8, calm_s=20)
-        return waves + self._askers(session, [sleeper], pause_s=0.5, burst_s=3, calm_s=15)
+        self.ready[sleeper.endpoint_id] = frozenset()
+        waves = self._askers(session, api, [shaken, shaken], pause_s=0, burst_s=8, calm_s=20)
+        return waves + self._askers(session, api, [sleeper], pause_s=0.5, burst_s=3, calm_s=15)
 
     async def _deploy(self, api: Api, name: str) -> Endpoint:
         spec = {**_REAL, "scaling": _BY_LOAD} if name == "shaken" else _REAL

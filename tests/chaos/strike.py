@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Final
 
 import psutil
 from tests.chaos.clients import ENDPOINTS, Api
-from tests.chaos.promise import Promise
+from tests.chaos.promise import Excuse, Promise
 from tests.chaos.schedule import Fault, Kind, Victim
 from tests.chaos.world import World
 
@@ -19,6 +19,7 @@ _BLACKOUT: Final = "control plane"
 _HOST: Final = "host of "
 _DISK: Final = "disk of "
 _NETWORK: Final = "network of "
+_HEARS_AGAIN_S: Final = 10.0  # a gateway, after the broker is back or the connection
 _SPLIT_AFTER: Final = 700  # bytes: in the head or in the payload of some message
 
 # Three crashes of a replica in a row, within ten minutes, fail its endpoint: never so often.
@@ -61,13 +62,18 @@ class Striker:
         promise: Promise,
         api: Api,
         targets: Sequence[str],
+        ready: Mapping[str, Collection[str]],
         tell: Callable[[str], None],
     ) -> None:
-        """Prepare to strike; single replicas only of the endpoints in `targets`."""
+        """Prepare to strike; single replicas only of the endpoints in `targets`.
+
+        `ready` are the ready replicas of all endpoints that are asked.
+        """
         self._world = world
         self._promise = promise
         self._api = api
         self._targets = targets
+        self._ready = ready
         self._tell = tell
         self._crashes: defaultdict[str, list[float]] = defaultdict(list)
         self.struck: Counter[str] = Counter()  # by what happened
@@ -86,8 +92,22 @@ class Striker:
 
     async def _note(self, fault: Fault) -> None:
         begun = datetime.now(UTC)
+        deaf = self._cut_off(fault)
         await self._strike(fault)
         self.disturbed.append((begun, datetime.now(UTC)))
+        for excuse in deaf:
+            excuse.over_at = time.monotonic() + _HEARS_AGAIN_S
+
+    def _cut_off(self, fault: Fault) -> list[Excuse]:
+        """Excuse gateways that do not hear from the broker, as far as they have to know."""
+        everybody = fault.victim in ("nats", _BLACKOUT)
+        return [
+            self._promise.excuse(gateway=one, endpoint=endpoint, refusals_only=True, known=known)
+            for one in self._world.gateways
+            if everybody or fault.victim == f"{one} to nats"
+            for endpoint, known in self._ready.items()
+            if known
+        ]
 
     async def _strike(self, fault: Fault) -> None:
         world = self._world

@@ -132,6 +132,16 @@ def test_a_stop_excuses_refusals_and_no_answer_that_breaks_off() -> None:
         assert promise.failure(WAY, promise.begin(WAY), Problem("cut"))
 
 
+def test_a_gateway_that_is_cut_off_must_serve_while_a_replica_that_it_knows_is_ready() -> None:
+    promise = Promise()
+    promise.excuse(gateway=WAY[0], endpoint=WAY[1], refusals_only=True, known=["rep_1"])
+    before, refused = promise.begin(WAY), Problem("503", refused=True)
+
+    assert promise.failure(WAY, before, refused, ready=["rep_1", "rep_2"])
+    assert not promise.failure(WAY, before, refused, ready=["rep_2"])
+    assert promise.failure(WAY, before, Problem("cut"), ready=["rep_2"])
+
+
 VICTIMS = [
     Victim("nats", (Kind.KILL, Kind.PAUSE, Kind.WIPE)),
     Victim("gateway", (Kind.KILL, Kind.PAUSE)),
