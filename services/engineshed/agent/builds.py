@@ -15,6 +15,8 @@ import structlog
 from engineshed.agent.engines.cache import VERIFYING, Engine, EngineCache, cache_key
 from engineshed.agent.engines.interface import BuildRequest, EngineBackend, EngineBuildError
 from engineshed.agent.engines.room import NO_LIMITS, Limits, Room
+from engineshed.agent.engines.sharing import Sharing
+from engineshed.agent.engines.store import FETCHING, EngineStore
 
 log = structlog.get_logger()
 
@@ -50,14 +52,16 @@ class Builds:
         logs: Path,
         limits: Limits = NO_LIMITS,
         in_use: Callable[[], Collection[str]] = frozenset,
+        store: EngineStore | None = None,
     ) -> None:
         """Keep engines below `root`, and the logs of builds under way below `logs`.
 
-        What engines are evicted for their room, and which never, is said to `EngineCache`.
+        What engines are evicted for their room, and which never, and where they are shared is
+        said to `EngineCache`.
         """
         self.root = root
         self._logs = logs
-        self._cache = EngineCache(root, limits, in_use)
+        self._cache = EngineCache(root, limits, in_use, store)
         self._running: dict[str, _Build] = {}
 
     @property
@@ -69,6 +73,11 @@ class Builds:
     def room(self) -> Room:
         """The room that engines have, and what was evicted from it."""
         return self._cache.room
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """What came of sharing engines; None: they are not shared."""
+        return self._cache.sharing
 
     def sweep(self) -> None:
         """Remove what builds left that were killed. Call it before the first build; blocks."""
@@ -85,6 +94,10 @@ class Builds:
     async def make_room(self) -> None:
         """Evict engines for which there is no room; see `EngineCache`."""
         await self._cache.make_room()
+
+    async def share(self) -> None:
+        """Bring engines to the store, if there is one, until cancelled; see `EngineCache`."""
+        await self._cache.share()
 
     @asynccontextmanager
     async def engine(
@@ -120,12 +133,13 @@ class Builds:
     def _start(self, key: str, backend: EngineBackend, request: BuildRequest) -> _Build:
         build_log = self._logs / f"{key}.log"
         build_log.touch(mode=0o600)
-        cold = not (self.root / key).is_dir()
+        # With a store nobody knows before it has answered.
+        cold = self.sharing is None and not (self.root / key).is_dir()
 
         def progress(stage: str, fraction: float) -> None:
             nonlocal cold
-            # The cache checks an engine that it has; any other stage means that it was damaged.
-            cold = cold or stage != VERIFYING
+            # An engine that there is comes and is checked; any other stage is one of a build.
+            cold = cold or stage not in (VERIFYING, FETCHING)
             build.tell(stage, fraction, cold)
 
         task = asyncio.create_task(self._build(backend, request, progress, build_log))

@@ -14,6 +14,7 @@ from engineshed.agent.claims import Claims
 from engineshed.agent.connection import SchedulerConnection
 from engineshed.agent.engines.interface import EngineBackend
 from engineshed.agent.engines.known import known_backends
+from engineshed.agent.engines.store import EngineStore
 from engineshed.agent.fetch import ArtifactStore
 from engineshed.agent.inventory import Inventory, take_inventory
 from engineshed.agent.keeper import Means
@@ -65,6 +66,7 @@ async def serve(
             settings.folder / "builds",
             settings.engine_limits,
             partial(engines_in_use, replicas),
+            EngineStore(settings.engine_store) if settings.engine_store else None,
         )
         await asyncio.to_thread(builds.sweep)
         bus = await Bus.connect(settings.nats_url, name="agent", tls=settings.tls_to("nats"))
@@ -111,6 +113,8 @@ async def serve(
                 "logs": logs.run(),
                 "engines": _tidy(means.workshop),
             }
+            if settings.engine_store:
+                loops["engine store"] = builds.share()
             async with serve_metrics(settings, exposition):
                 await supervise(stop, loops)
         finally:

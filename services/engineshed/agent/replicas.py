@@ -43,7 +43,9 @@ _RECORD: Final = "record.json"
 _SPEC: Final = "spec.json"
 _STATUS: Final = "status.json"
 # Settings of ours that a replica may see; all others stay out of it: some are credentials. Its
-# front is part of the agent to others: it shows the agent's certificate.
+# front is part of the agent to others: it shows the agent's certificate. What the agent reaches the
+# store of engines with is the agent's alone, too.
+_KEPT_BACK: Final = ("ENGINESHED_", "FSSPEC_", "AWS_")
 _PASSED_ON: Final = (
     "ENGINESHED_TORCH_",
     "ENGINESHED_TRITON_",
@@ -241,6 +243,6 @@ def _environment(visible_gpus: Sequence[str]) -> dict[str, str]:
     passed_on = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("ENGINESHED_") or name.startswith(_PASSED_ON)
+        if not name.startswith(_KEPT_BACK) or name.startswith(_PASSED_ON)
     }
     return passed_on | {"CUDA_VISIBLE_DEVICES": ",".join(visible_gpus)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+import fsspec
 from pydantic import ByteSize, Field, field_validator
 
 from engineshed.agent.engines.room import Limits
@@ -38,6 +39,27 @@ class AgentSettings(CommonSettings):
         ge=0,
         description="What stays free of the disk that engines are on.",
     )
+
+    engine_store: str = Field(
+        default="",
+        description="file:///… or s3://…: where hosts share engines; empty: they do not.",
+    )
+
+    @field_validator("engine_store")
+    @classmethod
+    def _is_a_store(cls, value: str) -> str:
+        if not value:
+            return value
+        scheme, separator, path = value.partition("://")
+        if not separator or "::" in value or (scheme == "file" and not path.startswith("/")):
+            raise ValueError(f"{value!r} is no URL like file:///absolute/path or s3://bucket/path")
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except (ImportError, ValueError) as error:
+            raise ValueError(
+                f"engines cannot be shared in {value!r}: {error}; for s3://, install engineshed[s3]"
+            ) from error
+        return value
 
     @field_validator("artifact_store")
     @classmethod

@@ -83,12 +83,13 @@ async def test_the_secret_is_only_where_the_replica_reads_it(host: Host) -> None
 async def test_a_front_sees_none_of_the_agents_credentials(host: Host) -> None:
     replica = a_replica(host.checkpoint())
     host.scheduler.want(replica)
-    host.start_agent()
+    host.start_agent(AWS_SECRET_ACCESS_KEY="secret", FSSPEC_S3_KEY="key")
     await host.until(replica, Replica.STATE_READY)
 
     with open(f"/proc/{host.front(replica).pid}/environ", "rb") as file:  # noqa: ASYNC230, PTH123 - short
         names = {entry.partition(b"=")[0].decode() for entry in file.read().split(b"\0")}
     assert {name for name in names if name.startswith("ENGINESHED_")} == {"ENGINESHED_STATE_DIR"}
+    assert not {name for name in names if name.startswith(("AWS_", "FSSPEC_"))}
 
 
 async def test_requests_in_flight_are_reported(host: Host) -> None:

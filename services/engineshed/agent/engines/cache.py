@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,8 @@ from engineshed.agent.engines.interface import (
     Progress,
 )
 from engineshed.agent.engines.room import NO_LIMITS, DiskFullError, Limits, Room
+from engineshed.agent.engines.sharing import Sharing
+from engineshed.agent.engines.store import FETCHING, EngineStore
 from engineshed.triton.engine import EngineManifest, EngineManifestError
 
 SCHEMA_VERSION: Final = 1
@@ -33,6 +35,9 @@ SCHEMA_VERSION: Final = 1
 
 _BUILDS_AT_ONCE: Final = 2
 """Each may need most of the host's memory; but a small one shall not wait for a large one."""
+
+_SHARE_SECONDS: Final = 300.0
+"""How soon an engine is brought to the store again that could not be brought there."""
 
 VERIFYING: Final = "verifying"
 """The stage in which an engine that is there already is checked."""
@@ -76,6 +81,7 @@ class EngineCache:
         root: Path,
         limits: Limits = NO_LIMITS,
         in_use: Callable[[], Collection[str]] = frozenset,
+        store: EngineStore | None = None,
     ) -> None:
         """Keep engines below `root`.
 
@@ -83,9 +89,11 @@ class EngineCache:
             root: the folder.
             limits: how much of its disk they may take.
             in_use: returns the keys of those that replicas have; blocks.
+            store: where they are shared with other hosts; None: they are not.
 
         """
         self.room = Room(root, limits, in_use)
+        self.sharing = Sharing(store) if store else None
         self._root = root
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._listeners: defaultdict[str, list[Progress]] = defaultdict(list)
@@ -93,6 +101,7 @@ class EngineCache:
         self._kept: Counter[str] = Counter()
         self._incoming: dict[str, int] = {}
         self._evicting = asyncio.Lock()
+        self._built = asyncio.Event()
 
     def sweep(self) -> None:
         """Remove what was half built or half removed. Call it before the first build."""
@@ -110,7 +119,7 @@ class EngineCache:
     async def get(
         self, backend: EngineBackend, request: BuildRequest, progress: Progress, log_file: Path
     ) -> Engine:
-        """Return the engine for `request`, building it if need be; once, however many ask.
+        """Return the engine for `request`, fetched or built if need be; once, however many ask.
 
         Everyone who waits for the same engine hears of its progress. The build's log goes to the
         log file of the one who asked first. Who must be sure that it stays asks within `kept`.
@@ -127,6 +136,8 @@ class EngineCache:
                 async with self._locks[key]:
                     if found := await self._find(key):
                         return found
+                    if fetched := await self._fetch(key, backend, request):
+                        return fetched
                     if self._benches.locked():
                         self._tell(key)("waiting for other builds", 0.0)
                     async with self._benches:
@@ -150,6 +161,19 @@ class EngineCache:
             # Whoever has got the engine by now has a checkpoint that `stored` will name.
             async with self._locks[key]:
                 await asyncio.to_thread(self._drop_orphan, key, stored)
+
+    async def share(self) -> None:
+        """Bring to the store what it has not got yet: at once, after each build, now and then."""
+        while self.sharing is not None:
+            self._built.clear()
+            url = self.sharing.store.url
+            for key in await asyncio.to_thread(shelf.unshared, self._root, url):
+                with self.kept(key):
+                    if not await self.sharing.add(key, self._root / key):
+                        break  # the others must wait, too
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SHARE_SECONDS):
+                    await self._built.wait()
 
     async def make_room(self) -> None:
         """Evict engines until the limits are kept, or until all that are left are in use.
@@ -198,6 +222,32 @@ class EngineCache:
         progress(VERIFYING, 1.0)
         return Engine(key, directory, manifest, built=False)
 
+    async def _fetch(
+        self, key: str, backend: EngineBackend, request: BuildRequest
+    ) -> Engine | None:
+        """Return the engine `key` from the store; None when that has none, or not for us."""
+        if self.sharing is None:
+            return None
+        self._tell(key)(FETCHING, 0.0)
+        if (entry := await self.sharing.find(key)) is None:
+            return None
+        with self._expected(key, entry.size):
+            try:
+                await self._see_to_room(entry.size)
+            except DiskFullError as error:
+                log.warning("engine_not_fetched", key=key, reason=str(error))
+                return None
+            building = await asyncio.to_thread(shelf.begin, self._root, key)
+            try:
+                wanted, tell = (backend, request), self._tell(key)
+                manifest = await self.sharing.fetch(key, entry, wanted, building, tell)
+                if manifest is None:
+                    return None
+                await asyncio.to_thread(shelf.publish, building, manifest, self._root / key)
+            finally:
+                shelf.discard(building)
+        return Engine(key, self._root / key, manifest, built=False)
+
     async def _build(
         self, key: str, backend: EngineBackend, request: BuildRequest, log_file: Path
     ) -> Engine:
@@ -215,6 +265,7 @@ class EngineCache:
                 await asyncio.to_thread(shelf.publish, building, manifest, directory)
             finally:
                 shelf.discard(building)
+        self._built.set()
         log.info("engine_built", key=key, backend=backend.name, digest=manifest.digest)
         return Engine(key, directory, manifest, built=True)
 
