@@ -1,9 +1,13 @@
 """Plans that are kept are made again, and whatever is otherwise is found."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, precondition, rule
+from tests.unit.scheduler.test_fleet_properties import Fleet, index
 from tests.unit.scheduler.world import World
 
 from engineshed.api.scheduler.v1 import events_pb2
@@ -185,3 +189,51 @@ def test_events_that_were_known_ahead_of_others_are_folded_ahead() -> None:
     assert replayed(world.log, [turn]) == []
     turn.position, turn.ahead[:] = 3, []
     assert replayed(world.log, [turn])
+
+
+class RecordedFleet(Fleet):
+    """A fleet under random commands, reports and losses, whose plans are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: RecordedWorld = RecordedWorld()
+        for _ in range(2):
+            self.world.join(4)
+            self.world.create(scaling=Scaling(1, 3))
+
+    @invariant()
+    def scheduler_follows(self) -> None:
+        self.world.evacuate()
+        self.world.take_turn()
+
+    @rule(busy=st.integers(0, 3))
+    def scheduler_plans(self, busy: int) -> None:
+        self.world.evacuate()
+        extra = [one for each in self.world.view.endpoints.values() for one in each.opportunistic]
+        self.world.view.changes.queues.update(self.world.view.queues)
+        self.world.take_turn(Signals(idle=frozenset(one.replica_id for one in extra[busy:])))
+
+    @precondition(lambda self: self.world.view.endpoints)
+    @rule(index=index, low=st.integers(0, 30), idle_for=st.sampled_from([0, 60, 600]))
+    def load_is_told(self, index: int, low: int, idle_for: int) -> None:
+        endpoints = list(self.world.view.endpoints)
+        load = Load(low, low, low, timedelta(seconds=idle_for))
+        self.world.take_turn(Signals(loads={endpoints[index % len(endpoints)]: load}))
+
+    @precondition(lambda self: self.world.view.nodes)
+    @rule(index=index, gpus=st.sets(st.integers(0, 3)))
+    def agent_finds_what_should_not_be_there(self, index: int, gpus: set[int]) -> None:
+        node = self.node(index)
+        if node.heard:
+            self.world.view.note_report(node.node_id, gpus)
+
+    @invariant()
+    def the_indexes_are_those_of_the_log(self) -> None:
+        """They are not: what agents find is in no event."""
+
+    def teardown(self) -> None:
+        assert replayed(self.world.log, self.world.turns) == []
+
+
+TestRecordedFleet = RecordedFleet.TestCase
+TestRecordedFleet.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
