@@ -7,6 +7,7 @@ about any other, and about rules that are not known here, protovalidate decides.
 """
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any, Final, TypeAlias
 
 import re2
@@ -19,7 +20,11 @@ Test: TypeAlias = Callable[[Any], bool]
 _Descriptor: TypeAlias = Any
 _Field: TypeAlias = Any
 
-_SCALARS: Final = frozenset({"string", "enum", "int32", "int64", "uint32", "uint64"})
+_SCALARS: Final = frozenset({"string", "enum", "int32", "int64", "uint32", "uint64", "double"})
+
+_DURATION: Final = "google.protobuf.Duration"
+_LONGEST_S: Final = 315_576_000_000  # of a duration
+_SECOND: Final = 1_000_000_000  # in nanoseconds
 
 
 class _UnknownRuleError(Exception):
@@ -114,12 +119,34 @@ def _value_tests(field: _Field, rules: validate_pb2.FieldRules) -> list[Test]:
         if field.message_type is not None:  # it is wrapped
             raise _UnknownRuleError
         _refuse_gap(limits)
+    elif kind == "duration":
+        return [_duration_test(field, limits)]
     elif kind not in {"repeated", "map"}:
         raise _UnknownRuleError
     tests = [_test(field, name, limit) for name, limit in limits.items()]
     if items is not None:
         tests.append(_items_test(field, items))
     return tests
+
+
+def _duration_test(field: _Field, limits: Mapping[str, Any]) -> Test:
+    if field.message_type is None or field.message_type.full_name != _DURATION:
+        raise _UnknownRuleError
+    if not limits.keys() <= {"gte", "gt", "lte", "lt"}:
+        raise _UnknownRuleError
+    nanos = {name: _nanoseconds(limit) for name, limit in limits.items()}
+    _refuse_gap(nanos)
+    within = _all_of([_test(field, name, limit) for name, limit in nanos.items()])
+    return lambda value: (
+        abs(value.seconds) <= _LONGEST_S
+        and abs(value.nanos) < _SECOND
+        and within(_nanoseconds(value))
+    )
+
+
+def _nanoseconds(duration: Any) -> int:  # noqa: ANN401 - protobuf's own type
+    nanoseconds: int = duration.seconds * _SECOND + duration.nanos
+    return nanoseconds
 
 
 def _items_test(field: _Field, rules: validate_pb2.FieldRules) -> Test:
@@ -160,6 +187,8 @@ def _test(field: _Field, name: str, limit: Any) -> Test:  # noqa: ANN401 - a lim
             # In bytes it is three times as fast: then no offsets are translated back.
             search = re2.compile(limit).search
             return lambda value: search(value.encode()) is not None
+        case "finite" if limit:
+            return isfinite
         case "defined_only" if limit:
             return frozenset(field.enum_type.values_by_number).__contains__
         case "unique" if limit and field.message_type is None:

@@ -2,12 +2,14 @@
 
 import importlib
 import pkgutil
+from math import inf, nan
 from typing import Any
 
 import protovalidate
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +62,20 @@ def texts(rules: Any, *, valid: bool) -> st.SearchStrategy[str]:
     return good | spoilt | good.map(lambda text: text + "\n") | good.map(lambda text: "\n" + text)
 
 
+def decimals(rules: Any, *, valid: bool) -> st.SearchStrategy[float]:
+    good = st.sampled_from([rules.gte, rules.gte + 0.5, 1e300])
+    return good if valid else good | st.sampled_from([rules.gte - 0.5, inf, -inf, nan])
+
+
+def durations(rules: Any, *, valid: bool) -> st.SearchStrategy[Duration]:
+    least, most = rules.gte.seconds, rules.lte.seconds or 1_000_000
+    good = st.builds(Duration, seconds=st.sampled_from([least, least + 1, most]))
+    if valid:
+        return good
+    spoilt = [Duration(seconds=least - 1), Duration(seconds=most, nanos=1), Duration(nanos=-1)]
+    return good | st.sampled_from(spoilt)
+
+
 def scalars(field: Any, rules: Any, *, valid: bool) -> st.SearchStrategy[Any]:
     if field.enum_type is not None:
         numbers = sorted(field.enum_type.values_by_number)
@@ -68,6 +84,8 @@ def scalars(field: Any, rules: Any, *, valid: bool) -> st.SearchStrategy[Any]:
         return integers(field, rules, valid=valid)
     if field.type == field.TYPE_STRING:
         return texts(rules.string, valid=valid)
+    if field.type == field.TYPE_DOUBLE:
+        return decimals(rules.double, valid=valid)
     return st.just(field.default_value)
 
 
@@ -83,6 +101,8 @@ def messages(draw: st.DrawFn, descriptor: Any, *, valid: bool) -> Any:
         if is_map:
             values = {str(i): "" for i in range(2 if valid else rules.map.max_pairs + 1)}
             getattr(message, field.name).update(values)
+        elif not field.is_repeated and field.message_type is Duration.DESCRIPTOR:
+            getattr(message, field.name).CopyFrom(draw(durations(rules.duration, valid=valid)))
         elif not field.is_repeated and field.message_type is not None:
             getattr(message, field.name).CopyFrom(draw(messages(field.message_type, valid=valid)))
         elif not field.is_repeated:
