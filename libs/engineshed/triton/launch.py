@@ -13,6 +13,7 @@ from engineshed.processes import on_a_leash
 from engineshed.triton.installation import Installation
 
 _LOOPBACK: Final = "127.0.0.1"
+_KEPT_BACK: Final = ("ENGINESHED_", "FSSPEC_", "AWS_")  # the last two are for stores of engines
 _PASSED_ON: Final = ("ENGINESHED_TORCH_", "ENGINESHED_STATE_DIR")
 _THREAD_VARIABLES: Final = ("ENGINESHED_TORCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -104,7 +105,7 @@ def engine_environment(*, threads: int | None = None) -> dict[str, str]:
     """Return this process's environment as far as a process that runs a model may have it.
 
     Our own settings stay out of it, for some are credentials, but for the state directory, by which
-    one sees whose process it is. Nothing is fetched from outside.
+    one sees whose process it is; so do those of a bucket. Nothing is fetched from outside.
 
     Args:
         threads: how many threads it computes with on a CPU; None leaves it to the libraries.
@@ -113,7 +114,7 @@ def engine_environment(*, threads: int | None = None) -> dict[str, str]:
     env = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("ENGINESHED_") or name.startswith(_PASSED_ON)
+        if not name.startswith(_KEPT_BACK) or name.startswith(_PASSED_ON)
     }
     env |= {
         "HF_HUB_OFFLINE": "1",

@@ -155,6 +155,25 @@ async def test_nothing_is_built_onto_a_full_disk_and_what_is_idle_goes_first(
     assert cached.backend.builds == 2
 
 
+async def test_a_build_under_which_the_disk_fills_up_is_cancelled_once_nothing_idle_is_left(
+    cached: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cached.fill(2)
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("engineshed.agent.engines.cache._DISK_SECONDS", 0.01)
+    cached.backend.started.clear()
+    cached.backend.let_go.clear()
+    build = asyncio.create_task(cached.get(cached.cache(min_free=1), 99))
+    await cached.backend.started.wait()
+    assert len(cached.keys()) == 2
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=0))
+    with pytest.raises(EngineBuildError, match="must stay so"):
+        await build
+
+    assert list(cached.root.iterdir()) == []
+
+
 async def test_what_is_there_is_given_though_the_disk_is_full(
     cached: Shelf, tmp_path: Path
 ) -> None:

@@ -115,6 +115,8 @@ def test_an_engine_learns_none_of_our_secrets_and_fetches_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ENGINESHED_NATS_URL", "nats://user:pa55word@127.0.0.1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "pa55word")
+    monkeypatch.setenv("FSSPEC_S3_SECRET", "pa55word")
     environment = engine_environment(threads=3)
 
     assert "pa55word" not in json.dumps(environment)

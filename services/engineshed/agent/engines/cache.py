@@ -10,11 +10,11 @@ import asyncio
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -36,6 +36,8 @@ SCHEMA_VERSION: Final = 1
 _BUILDS_AT_ONCE: Final = 2
 """Each may need most of the host's memory; but a small one shall not wait for a large one."""
 
+_DISK_SECONDS: Final = 1.0
+"""How often it is seen whether a build fills the disk."""
 _SHARE_SECONDS: Final = 300.0
 """How soon an engine is brought to the store again that could not be brought there."""
 
@@ -170,7 +172,7 @@ class EngineCache:
             for key in await asyncio.to_thread(shelf.unshared, self._root, url):
                 with self.kept(key):
                     if not await self.sharing.add(key, self._root / key):
-                        break  # the others must wait, too
+                        break  # what is left must wait, too
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SHARE_SECONDS):
                     await self._built.wait()
@@ -256,15 +258,16 @@ class EngineCache:
         with self._expected(key, size):
             try:
                 await self._see_to_room(0)  # it may well share the checkpoint's files
+                building = await asyncio.to_thread(shelf.begin, self._root, key)
+                try:
+                    build = backend.build(request, building, self._tell(key), log_file)
+                    manifest = await self._while_there_is_room(build)
+                    directory = self._root / key
+                    await asyncio.to_thread(shelf.publish, building, manifest, directory)
+                finally:
+                    shelf.discard(building)
             except DiskFullError as error:
                 raise EngineBuildError("DISK_FULL", str(error), retryable=True) from error
-            building = await asyncio.to_thread(shelf.begin, self._root, key)
-            try:
-                manifest = await backend.build(request, building, self._tell(key), log_file)
-                directory = self._root / key
-                await asyncio.to_thread(shelf.publish, building, manifest, directory)
-            finally:
-                shelf.discard(building)
         self._built.set()
         log.info("engine_built", key=key, backend=backend.name, digest=manifest.digest)
         return Engine(key, directory, manifest, built=True)
@@ -277,6 +280,27 @@ class EngineCache:
             yield
         finally:
             del self._incoming[key]
+
+    async def _while_there_is_room(
+        self, build: Coroutine[Any, Any, EngineManifest]
+    ) -> EngineManifest:
+        """Return what the build yields; cancel it when the disk fills up under it.
+
+        Raises:
+            DiskFullError: nothing that is idle is left to make room with.
+
+        """
+        building = asyncio.create_task(build)
+        try:
+            while not (await asyncio.wait({building}, timeout=_DISK_SECONDS))[0]:
+                try:
+                    await asyncio.to_thread(self.room.check)
+                except DiskFullError:
+                    await self._see_to_room(0)
+            return building.result()
+        finally:
+            building.cancel()
+            await asyncio.gather(building, return_exceptions=True)
 
     async def _see_to_room(self, certain: int) -> None:
         """Make room for all that is expected, and see that there is some for `certain` bytes.

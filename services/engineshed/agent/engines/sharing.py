@@ -3,6 +3,7 @@
 The store is a convenience. Whatever is wrong with it is logged and counted, and engines are built.
 """
 
+import asyncio
 from pathlib import Path
 
 import structlog
@@ -70,7 +71,7 @@ class Sharing:
         except PoisonedEntryError as error:
             await self._withdraw(key, error)
             return None
-        shelf.mark_shared(building, self.store.url)
+        await asyncio.to_thread(shelf.mark_shared, building, self.store.url)
         self.fetches["fetched"] += 1
         log.info("engine_fetched", key=key, bytes=entry.size, digest=manifest.digest)
         return manifest
@@ -87,7 +88,7 @@ class Sharing:
             self.uploads["damaged"] += 1
             log.warning("engine_not_shared", key=key, reason=str(error))
             return True
-        shelf.mark_shared(directory, self.store.url)
+        await asyncio.to_thread(shelf.mark_shared, directory, self.store.url)
         if added:
             self.uploads["shared"] += 1
             log.info("engine_shared", key=key)

@@ -107,8 +107,9 @@ def mark_used(directory: Path) -> None:
 
 
 def mark_shared(directory: Path, store: str) -> None:
-    """Remember on disk that the store with this URL has the engine."""
-    (directory / _SHARED).write_text(store, encoding="utf-8")
+    """Remember on disk that the store with this URL has the engine; else it is looked up again."""
+    with suppress(OSError):
+        (directory / _SHARED).write_text(store, encoding="utf-8")
 
 
 def unshared(root: Path, store: str) -> list[str]:
