@@ -11,8 +11,9 @@ from engineshed.scheduler.domain.load_history import LoadHistory, Windows
 from engineshed.scheduler.domain.replica import Replica, ReplicaState
 from engineshed.scheduler.domain.view import QueueKey, View
 
-# How often it is looked at what could be reclaimed.
+# How often it is looked at what could be reclaimed, and at who runs nothing any more.
 _LOOK: Final = timedelta(seconds=0.5)
+_TIDY: Final = timedelta(minutes=1)
 
 
 class Loads:
@@ -23,7 +24,8 @@ class Loads:
         self._history = LoadHistory(windows)
         self._noted: set[str] = set()  # endpoints whose load was told since the last plan
         self._idle: dict[QueueKey, set[str]] = {}  # what could be reclaimed, when last looked at
-        self._look_at: datetime | None = None
+        self._looked_at: datetime | None = None
+        self._tidied_at: datetime | None = None
 
     def note(self, node_id: str, status: NodeStatus, now: datetime) -> None:
         """Note what an agent tells of its replicas."""
@@ -42,9 +44,9 @@ class Loads:
 
     def reclaimable(self, now: datetime) -> set[QueueKey]:
         """Return the queues in which somebody waits and more replicas than before could go."""
-        if self._look_at is not None and now < self._look_at:
+        if not _due(self._looked_at, _LOOK, now):
             return set()
-        self._look_at = now + _LOOK
+        self._looked_at = now
         found: set[QueueKey] = set()
         idle: dict[QueueKey, set[str]] = {}
         for key in self._view.queues:
@@ -62,6 +64,7 @@ class Loads:
 
     def take(self, queues: Collection[QueueKey], now: datetime) -> Signals:
         """Return the signals for a plan of these queues, and of loads told since the last one."""
+        self._tidy(now)
         noted, self._noted = sorted(self._noted), set()
         idle = (self._idle.get(key, set()) for key in queues)
         return Signals(loads=dict(self._known(noted, now)), idle=frozenset().union(*idle))
@@ -70,9 +73,19 @@ class Loads:
         for endpoint_id in endpoint_ids:
             endpoint = self._view.endpoints.get(endpoint_id)
             if endpoint is None or not endpoint.wanted:
-                self._history.forget(endpoint_id)
-            elif (load := self.load_of(endpoint, now)) is not None:
+                continue
+            if (load := self.load_of(endpoint, now)) is not None:
                 yield endpoint_id, load
+
+    def _tidy(self, now: datetime) -> None:
+        """Forget those that were stopped or ended, or are idle."""
+        if not _due(self._tidied_at, _TIDY, now):
+            return
+        self._tidied_at = now
+        for endpoint_id in self._history.endpoint_ids:
+            endpoint = self._view.endpoints.get(endpoint_id)
+            if endpoint is None or not endpoint.wanted:
+                self._history.forget(endpoint_id)
 
     def _note(
         self, endpoint: Endpoint, replica: Replica, said: ReplicaStatus, now: datetime
@@ -87,3 +100,8 @@ class Loads:
             (endpoint.endpoint_id, replica) for endpoint, replica in self._view.opportunistic(key)
         )
         return self._history.idle(replicas, now)
+
+
+def _due(last: datetime | None, every: timedelta, now: datetime) -> bool:
+    """Tell whether it is time again; it is, too, when the clock was put back."""
+    return last is None or not timedelta(0) <= now - last < every

@@ -130,8 +130,13 @@ class LoadHistory:
             said.update(in_flight_seconds, idle_since, now)
         self._sum(history, endpoint, now)
 
+    @property
+    def endpoint_ids(self) -> frozenset[str]:
+        """Of whom anything is kept."""
+        return frozenset(self._endpoints)
+
     def forget(self, endpoint_id: str) -> None:
-        """Drop an endpoint that has ended."""
+        """Drop what is kept of an endpoint that runs nothing any more."""
         self._endpoints.pop(endpoint_id, None)
 
     def load_of(self, endpoint: Endpoint, now: datetime) -> Load | None:
@@ -182,7 +187,8 @@ class LoadHistory:
                 history.high.clear()
                 return
             total += average or 0.0
-        if history.known_at is None or now - history.known_at > self.windows.stale:
+        last = history.known_at
+        if last is None or not timedelta(0) <= now - last <= self.windows.stale:
             history.known_since = now
             history.low.clear()
             history.high.clear()

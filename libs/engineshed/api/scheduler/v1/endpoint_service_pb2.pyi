@@ -393,7 +393,7 @@ class Scaling(_message.Message):
     IDLE_AFTER_FIELD_NUMBER: _builtins.int
     WAKE_TIMEOUT_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
-    """min_replicas are reserved."""
+    """min_replicas are reserved. Zero: none is, and load may leave the endpoint without any."""
     max_replicas: _builtins.int
     """max_replicas bounds what load may add."""
     @_builtins.property
