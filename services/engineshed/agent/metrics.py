@@ -54,19 +54,19 @@ class AgentMetrics(Collector):
             "What they came to.",
             self._builds.room.evicted_bytes,
         )
-        if (sharing := self._builds.sharing) is not None:
-            yield counter(
-                "engineshed_agent_engine_fetches",
-                "Engines looked for in the store that hosts share.",
-                sharing.fetches,
-                ("outcome",),
-            )
-            yield counter(
-                "engineshed_agent_engine_uploads",
-                "Engines brought there.",
-                sharing.uploads,
-                ("outcome",),
-            )
+        sharing = self._builds.sharing
+        yield counter(
+            "engineshed_agent_engine_fetches",
+            "Engines looked for in the store that hosts share.",
+            sharing.fetches if sharing else {},
+            ("outcome",),
+        )
+        yield counter(
+            "engineshed_agent_engine_uploads",
+            "Engines brought there.",
+            sharing.uploads if sharing else {},
+            ("outcome",),
+        )
         yield gauge(
             "engineshed_agent_disk_free_bytes",
             "What is free where the agent keeps engines and replicas.",
