@@ -159,9 +159,10 @@ async def test_the_count_is_exact_after_all_kinds_of_ends(front: Front) -> None:
     too_long = "x" * (MAX_CONTEXT + 1)
     kinds = ["a", "[fail]", "[break]", "[stray]", SLOW, too_long]
     for n in (1, 2):
+        hanging = begin(front, "[hang]", n=n)
+        await front.in_flight(1)  # it is in, so that it can leave in the end
         tasks = [begin(front, kind, n=n, max_tokens=40) for kind in kinds]
         leaving = asyncio.create_task(leave_a_stream(front, n))
-        hanging = begin(front, "[hang]", n=n)
         *ends, _ = await asyncio.gather(*tasks, leaving, return_exceptions=True)
         assert [isinstance(end, dict) for end in ends] == [kind in {"a", SLOW} for kind in kinds]
         await front.in_flight(1)
