@@ -112,7 +112,8 @@ async def test_what_cannot_be_made_text_is_an_error_too(front: Front) -> None:
     chunks = await front.stream("[stray]", **LONG)
     status, error = await front.refusal("/v1/completions", {"prompt": "[stray]", **LONG})
 
-    assert text_of(chunks[:-1]) == "[st"
+    # What came together with the token that is none may be missing.
+    assert "[st".startswith(text_of(chunks[:-1]))
     assert chunks[-1]["error"]["code"] == error["code"] == "engine_error"
     assert status == 500
 
@@ -167,8 +168,8 @@ async def test_the_count_is_exact_after_all_kinds_of_ends(front: Front) -> None:
         assert [isinstance(end, dict) for end in ends] == [kind in {"a", SLOW} for kind in kinds]
         await front.in_flight(1)
         await leave(hanging)
+        await front.in_flight(0)
 
-    await front.in_flight(0)
     assert await front.metric(ADMITTED) == admitted + 2 * (len(kinds) + 2)
     async with front.control() as control:
         first = await control.GetStatus(GetStatusRequest())
