@@ -280,6 +280,7 @@ class World:
                 root.name,
                 known["agent"],
                 ENGINESHED_STATE_DIR=str(root),
+                ENGINESHED_ENGINE_CACHE_MIN_FREE="1MB",  # the disk is small
                 ENGINESHED_SCHEDULER_ADDRESS=_one_or_several(own),
                 ENGINESHED_REPLICA_HOST=network.address if network else _LOOPBACK,
             )
