@@ -51,6 +51,8 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return  # whoever saw it ended and whoever struck it may both start it again
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 processes.on_a_leash(self._command),
