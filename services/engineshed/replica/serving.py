@@ -11,7 +11,13 @@ from typing import Final
 from engineshed.replica.admission import Admission
 from engineshed.replica.domain.answer import Answer, FinishReason
 from engineshed.replica.domain.detokenizer import Decoding
-from engineshed.replica.engine import Arrived, Engine, EngineUnavailableError, Generation
+from engineshed.replica.engine import (
+    Arrived,
+    Engine,
+    EngineError,
+    EngineUnavailableError,
+    Generation,
+)
 from engineshed.replica.prompts import Task
 
 _FIRST_RETRY_SECONDS: Final = 0.02
@@ -190,9 +196,13 @@ class Run:
 
     async def _read(self, index: int, generation: Generation, request_id: str) -> None:
         def arrived(ids: list[int]) -> None:
-            if self._error is None:
-                self._arrived.setdefault(index, []).extend(ids)
-                self._news.set()
+            if self._error is not None:
+                return
+            if min(ids) < 0:  # found here, what came before it still becomes text
+                self.fail(EngineError(f"the engine sent {min(ids)}, which is no token"))
+                return
+            self._arrived.setdefault(index, []).extend(ids)
+            self._news.set()
 
         try:
             await self._serving.generate(generation, request_id, arrived)
