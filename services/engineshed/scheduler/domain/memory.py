@@ -66,7 +66,10 @@ def estimated(checkpoint: Checkpoint, serving: Serving, hardware: Hardware) -> A
     if not hardware.gpu_memory_bytes:
         message = f"the memory of a {hardware.gpu_type} GPU is not known"
         if hardware.gpu_type == CPU:
-            message = "a model on cpu takes its host's memory, which its agent looks at first"
+            message = (
+                "a model on cpu takes its host's memory, which its agent looks at before a build; "
+                "name a GPU type"
+            )
         raise ShapeUnknownError(message, gpu_type=hardware.gpu_type)
     return _answer(shape, serving, hardware)
 
