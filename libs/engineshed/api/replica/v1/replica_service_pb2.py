@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/engineshed/api/replica/v1/replica_service.proto\x12\x19\x65ngineshed.api.replica.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8d\x02\n\x0bReplicaSpec\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\x12\x13\n\x06secret\x18\x05 \x01(\tB\x03\x80\x01\x01\x12\x18\n\x10model_repository\x18\x06 \x01(\t\x12\x18\n\x10\x65ngine_directory\x18\x07 \x01(\t\x12\x13\n\x0blisten_host\x18\x08 \x01(\t\x12\x14\n\x0cmax_requests\x18\t \x01(\r\x12\x11\n\tlog_level\x18\n \x01(\t\x12\x18\n\x10triton_directory\x18\x0b \x01(\t\x12\x0f\n\x07threads\x18\x0c \x01(\r\"\xbb\x02\n\x0cReplicaState\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12/\n\x05phase\x18\x02 \x01(\x0e\x32 .engineshed.api.replica.v1.Phase\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\x12\x10\n\x08http_url\x18\x06 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12\x15\n\rprocess_start\x18\t \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\n \x01(\t\x12\x12\n\ntriton_pid\x18\x0b \x01(\r\x12\x15\n\rengine_digest\x18\x0c \x01(\t\x12\x10\n\x08progress\x18\r \x01(\x02\x12\x18\n\x10progress_message\x18\x0e \x01(\t\"\x12\n\x10GetStatusRequest\"\xd1\x01\n\x11GetStatusResponse\x12\x36\n\x05state\x18\x01 \x01(\x0b\x32\'.engineshed.api.replica.v1.ReplicaState\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12)\n\x06uptime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11in_flight_seconds\x18\x04 \x01(\x01\x12+\n\x08idle_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"\x13\n\x11GetMetricsRequest\"3\n\x12GetMetricsResponse\x12\r\n\x05\x66ront\x18\x01 \x01(\t\x12\x0e\n\x06triton\x18\x02 \x01(\t*{\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_LOADING\x10\x01\x12\x0f\n\x0bPHASE_READY\x10\x02\x12\x12\n\x0ePHASE_DRAINING\x10\x03\x12\x10\n\x0cPHASE_FAILED\x10\x04\x12\x11\n\rPHASE_STOPPED\x10\x05\x32\xbf\x02\n\x0eReplicaService\x12\x66\n\tGetStatus\x12+.engineshed.api.replica.v1.GetStatusRequest\x1a,.engineshed.api.replica.v1.GetStatusResponse\x12Z\n\x05\x44rain\x12\'.engineshed.api.replica.v1.DrainRequest\x1a(.engineshed.api.replica.v1.DrainResponse\x12i\n\nGetMetrics\x12,.engineshed.api.replica.v1.GetMetricsRequest\x1a-.engineshed.api.replica.v1.GetMetricsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/engineshed/api/replica/v1/replica_service.proto\x12\x19\x65ngineshed.api.replica.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8d\x02\n\x0bReplicaSpec\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\t\x12\x0e\n\x06org_id\x18\x03 \x01(\t\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\x12\x13\n\x06secret\x18\x05 \x01(\tB\x03\x80\x01\x01\x12\x18\n\x10model_repository\x18\x06 \x01(\t\x12\x18\n\x10\x65ngine_directory\x18\x07 \x01(\t\x12\x13\n\x0blisten_host\x18\x08 \x01(\t\x12\x14\n\x0cmax_requests\x18\t \x01(\r\x12\x11\n\tlog_level\x18\n \x01(\t\x12\x18\n\x10triton_directory\x18\x0b \x01(\t\x12\x0f\n\x07threads\x18\x0c \x01(\r\"\xd4\x02\n\x0cReplicaState\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12/\n\x05phase\x18\x02 \x01(\x0e\x32 .engineshed.api.replica.v1.Phase\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\x12\x10\n\x08http_url\x18\x06 \x01(\t\x12\x17\n\x0f\x63ontrol_address\x18\x07 \x01(\t\x12\x0b\n\x03pid\x18\x08 \x01(\r\x12\x15\n\rprocess_start\x18\t \x01(\x04\x12\x0f\n\x07\x62oot_id\x18\n \x01(\t\x12\x12\n\ntriton_pid\x18\x0b \x01(\r\x12\x15\n\rengine_digest\x18\x0c \x01(\t\x12\x10\n\x08progress\x18\r \x01(\x02\x12\x18\n\x10progress_message\x18\x0e \x01(\t\x12\x17\n\x0fkv_cache_tokens\x18\x0f \x01(\x04\"\x12\n\x10GetStatusRequest\"\xd1\x01\n\x11GetStatusResponse\x12\x36\n\x05state\x18\x01 \x01(\x0b\x32\'.engineshed.api.replica.v1.ReplicaState\x12\x11\n\tin_flight\x18\x02 \x01(\r\x12)\n\x06uptime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11in_flight_seconds\x18\x04 \x01(\x01\x12+\n\x08idle_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x0e\n\x0c\x44rainRequest\"\"\n\rDrainResponse\x12\x11\n\tin_flight\x18\x01 \x01(\r\"\x13\n\x11GetMetricsRequest\"3\n\x12GetMetricsResponse\x12\r\n\x05\x66ront\x18\x01 \x01(\t\x12\x0e\n\x06triton\x18\x02 \x01(\t*{\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_LOADING\x10\x01\x12\x0f\n\x0bPHASE_READY\x10\x02\x12\x12\n\x0ePHASE_DRAINING\x10\x03\x12\x10\n\x0cPHASE_FAILED\x10\x04\x12\x11\n\rPHASE_STOPPED\x10\x05\x32\xbf\x02\n\x0eReplicaService\x12\x66\n\tGetStatus\x12+.engineshed.api.replica.v1.GetStatusRequest\x1a,.engineshed.api.replica.v1.GetStatusResponse\x12Z\n\x05\x44rain\x12\'.engineshed.api.replica.v1.DrainRequest\x1a(.engineshed.api.replica.v1.DrainResponse\x12i\n\nGetMetrics\x12,.engineshed.api.replica.v1.GetMetricsRequest\x1a-.engineshed.api.replica.v1.GetMetricsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,24 +34,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPLICASPEC'].fields_by_name['secret']._loaded_options = None
   _globals['_REPLICASPEC'].fields_by_name['secret']._serialized_options = b'\200\001\001'
-  _globals['_PHASE']._serialized_start=1058
-  _globals['_PHASE']._serialized_end=1181
+  _globals['_PHASE']._serialized_start=1083
+  _globals['_PHASE']._serialized_end=1206
   _globals['_REPLICASPEC']._serialized_start=111
   _globals['_REPLICASPEC']._serialized_end=380
   _globals['_REPLICASTATE']._serialized_start=383
-  _globals['_REPLICASTATE']._serialized_end=698
-  _globals['_GETSTATUSREQUEST']._serialized_start=700
-  _globals['_GETSTATUSREQUEST']._serialized_end=718
-  _globals['_GETSTATUSRESPONSE']._serialized_start=721
-  _globals['_GETSTATUSRESPONSE']._serialized_end=930
-  _globals['_DRAINREQUEST']._serialized_start=932
-  _globals['_DRAINREQUEST']._serialized_end=946
-  _globals['_DRAINRESPONSE']._serialized_start=948
-  _globals['_DRAINRESPONSE']._serialized_end=982
-  _globals['_GETMETRICSREQUEST']._serialized_start=984
-  _globals['_GETMETRICSREQUEST']._serialized_end=1003
-  _globals['_GETMETRICSRESPONSE']._serialized_start=1005
-  _globals['_GETMETRICSRESPONSE']._serialized_end=1056
-  _globals['_REPLICASERVICE']._serialized_start=1184
-  _globals['_REPLICASERVICE']._serialized_end=1503
+  _globals['_REPLICASTATE']._serialized_end=723
+  _globals['_GETSTATUSREQUEST']._serialized_start=725
+  _globals['_GETSTATUSREQUEST']._serialized_end=743
+  _globals['_GETSTATUSRESPONSE']._serialized_start=746
+  _globals['_GETSTATUSRESPONSE']._serialized_end=955
+  _globals['_DRAINREQUEST']._serialized_start=957
+  _globals['_DRAINREQUEST']._serialized_end=971
+  _globals['_DRAINRESPONSE']._serialized_start=973
+  _globals['_DRAINRESPONSE']._serialized_end=1007
+  _globals['_GETMETRICSREQUEST']._serialized_start=1009
+  _globals['_GETMETRICSREQUEST']._serialized_end=1028
+  _globals['_GETMETRICSRESPONSE']._serialized_start=1030
+  _globals['_GETMETRICSRESPONSE']._serialized_end=1081
+  _globals['_REPLICASERVICE']._serialized_start=1209
+  _globals['_REPLICASERVICE']._serialized_end=1528
 # @@protoc_insertion_point(module_scope)

@@ -146,6 +146,7 @@ class ReplicaState(_message.Message):
     ENGINE_DIGEST_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     PROGRESS_MESSAGE_FIELD_NUMBER: _builtins.int
+    KV_CACHE_TOKENS_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """replica_id is the replica."""
     phase: Global___Phase.ValueType
@@ -176,6 +177,10 @@ class ReplicaState(_message.Message):
     """progress is how far loading has come, 0 to 1."""
     progress_message: _builtins.str
     """progress_message says what it is doing."""
+    kv_cache_tokens: _builtins.int
+    """kv_cache_tokens is how many tokens the engine's pool of keys and values has room for. Zero: the
+    engine does not say.
+    """
     def __init__(
         self,
         *,
@@ -193,10 +198,11 @@ class ReplicaState(_message.Message):
         engine_digest: _builtins.str = ...,
         progress: _builtins.float = ...,
         progress_message: _builtins.str = ...,
+        kv_cache_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "code", b"code", "control_address", b"control_address", "engine_digest", b"engine_digest", "http_url", b"http_url", "phase", b"phase", "pid", b"pid", "process_start", b"process_start", "progress", b"progress", "progress_message", b"progress_message", "reason", b"reason", "replica_id", b"replica_id", "retryable", b"retryable", "triton_pid", b"triton_pid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "code", b"code", "control_address", b"control_address", "engine_digest", b"engine_digest", "http_url", b"http_url", "kv_cache_tokens", b"kv_cache_tokens", "phase", b"phase", "pid", b"pid", "process_start", b"process_start", "progress", b"progress", "progress_message", b"progress_message", "reason", b"reason", "replica_id", b"replica_id", "retryable", b"retryable", "triton_pid", b"triton_pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -433,6 +433,9 @@ class ServingParameters(_message.Message):
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_CACHE_FRACTION_FIELD_NUMBER: _builtins.int
     max_context: _builtins.int
     """max_context is the longest prompt and answer together, tokens. Zero: as the model states,
     within the engine's own limit.
@@ -441,16 +444,29 @@ class ServingParameters(_message.Message):
     """precision is the type to compute in. Empty: the checkpoint's own."""
     quantization: _builtins.str
     """quantization is how the weights are made smaller. Empty: not at all."""
+    max_batch_size: _builtins.int
+    """max_batch_size is how many requests the engine works on at once. Zero: as the back end likes."""
+    max_batch_tokens: _builtins.int
+    """max_batch_tokens is how many tokens, of prompts and answers, one step of the engine takes. Zero:
+    as the back end likes. Back ends that take no such limit refuse it.
+    """
+    kv_cache_fraction: _builtins.float
+    """kv_cache_fraction is the share that keys and values take of what is free of the GPU's memory once
+    the engine is loaded, 0 to 1. Zero: as the back end likes. Without a GPU it changes nothing.
+    """
     def __init__(
         self,
         *,
         max_context: _builtins.int = ...,
         precision: _builtins.str = ...,
         quantization: _builtins.str = ...,
+        max_batch_size: _builtins.int = ...,
+        max_batch_tokens: _builtins.int = ...,
+        kv_cache_fraction: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_context", b"max_context", "precision", b"precision", "quantization", b"quantization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_cache_fraction", b"kv_cache_fraction", "max_batch_size", b"max_batch_size", "max_batch_tokens", b"max_batch_tokens", "max_context", b"max_context", "precision", b"precision", "quantization", b"quantization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
