@@ -17,6 +17,7 @@ MODEL_NAME: Final = "tensorrt_llm"
 """The name under which every engine is loaded in Triton, as in NVIDIA's back end."""
 
 Decoding = Literal["continuous", "sequential", "exclusive"]
+Interface = Literal["tokens", "text"]
 
 
 class EngineManifestError(ValueError):
@@ -66,6 +67,15 @@ class EngineManifest:
     """How attention is computed, e.g. `sdpa`, `flash_attention_2`."""
     tokenizer: str
     """The folder with tokenizer and chat template, relative to the engine's; "" where none is."""
+    interface: Interface = "tokens"
+    """What Triton's model takes and gives: token ids, with the tensors of NVIDIA's tensorrtllm back
+    end, or text, with those of its LLM API."""
+    world_size: int = 1
+    """The processes that serve it together, one for each GPU."""
+    kv_token_bytes: int = 0
+    """What keys and values of one token take of each GPU; 0: unknown."""
+    guided_decoding: bool = False
+    """Whether answers can be held to a JSON schema."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of all that took part in the build and could change the result."""
     files: dict[str, EngineFile] = field(default_factory=dict)

@@ -5,6 +5,7 @@ the running interpreter in its own folder, so such a folder is put together here
 """
 
 import importlib.util
+import os
 import shutil
 import sys
 import sysconfig
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
+
+FOLDER: Final = "ENGINESHED_TRITON_DIR"
+"""The variable that names the folder of a Triton that lies elsewhere than in NVIDIA's image."""
 
 _IMAGE: Final = Path("/opt/tritonserver")
 _STUB: Final = "triton_python_backend_stub"
@@ -38,15 +42,18 @@ class Installation:
 
 
 def find_triton() -> Installation:
-    """Return the Triton of this machine; NVIDIA's image wins over the wheel.
+    """Return the Triton of this machine: one that was named, NVIDIA's image, or the wheel.
 
     Raises:
-        TritonNotFoundError: neither is here, or the wheel's cannot run this interpreter.
+        TritonNotFoundError: none is here, or the wheel's cannot run this interpreter.
 
     """
-    server = _IMAGE / "bin" / "tritonserver"
+    image = Path(os.environ.get(FOLDER) or _IMAGE)
+    server = image / "bin" / "tritonserver"
     if server.is_file():
-        return Installation(server, _IMAGE / "backends", version="image")
+        return Installation(server, image / "backends", version="image")
+    if os.environ.get(FOLDER):
+        raise TritonNotFoundError(f"{FOLDER} is {image}, but there is no {server}")
     spec = importlib.util.find_spec("pytriton")  # does not import it
     if spec is None or not spec.submodule_search_locations:
         raise TritonNotFoundError(

@@ -12,7 +12,12 @@ from engineshed import ids
 from engineshed.agent.builds import Builds
 from engineshed.agent.domain.life import Failure
 from engineshed.agent.engines.cache import Engine
-from engineshed.agent.engines.interface import BuildRequest, EngineBackend, EngineBuildError
+from engineshed.agent.engines.interface import (
+    BuildRequest,
+    EngineBackend,
+    EngineBuildError,
+    Runtime,
+)
 from engineshed.agent.fetch import ArtifactStore, CheckpointMismatchError
 from engineshed.agent.inventory import Inventory
 from engineshed.agent.replicas import BUILD_LOG, ReplicaDirectory
@@ -71,6 +76,8 @@ class Workshop:
             max_context=serving.max_context or None,
             precision=serving.precision or None,
             quantization=serving.quantization or None,
+            max_concurrent=serving.max_batch_size or None,
+            max_batch_tokens=serving.max_batch_tokens or None,
             gpus=self.inventory.visible(desired.gpus),
         )
 
@@ -78,18 +85,23 @@ class Workshop:
             state = Replica.STATE_BUILDING if building else Replica.STATE_FETCHING
             tell(Progress(state, fraction, stage))
 
-        backend = self._backend()
+        backend = await asyncio.to_thread(self._backend, request)
         build_log = directory.path / BUILD_LOG
         async with self.builds.engine(backend, request, progress, build_log) as engine:
             await asyncio.to_thread(self._equip, desired, directory, backend, engine)
         return engine
 
-    def _backend(self) -> EngineBackend:
-        for backend in self.backends.values():
-            return backend
+    def _backend(self, request: BuildRequest) -> EngineBackend:
+        """Return the first back end that serves such a model on such hardware."""
+        declined = []
+        for name, backend in self.backends.items():
+            if not (reason := backend.declines(request)):
+                return backend
+            declined.append(f"{name}: {reason}")
+        reason = "; ".join(declined) or "its agent's log says what each one misses"
         raise EngineBuildError(
             "NO_BACKEND",
-            "no engine back end can run on this node; its agent's log says what each one misses",
+            f"no engine back end of this node can serve it: {reason}",
             retryable=True,
         )
 
@@ -101,7 +113,8 @@ class Workshop:
         engine: Engine,
     ) -> None:
         models = directory.make_models()
-        backend.render(engine.directory, models, tuple(desired.gpus))
+        fraction = desired.serving.kv_cache_fraction or None
+        backend.render(engine.directory, models, Runtime(tuple(desired.gpus), fraction))
         directory.write_spec(
             ReplicaSpec(
                 replica_id=desired.replica_id,

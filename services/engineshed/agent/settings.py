@@ -40,6 +40,20 @@ class AgentSettings(CommonSettings):
         description="What stays free of the disk that engines are on.",
     )
 
+    tensorrt_llm_dir: Path = Field(
+        default=Path("/app"),
+        description="Where TensorRT-LLM's scripts and templates are: all_models, examples.",
+    )
+    calibration_dir: Path | None = Field(
+        default=None,
+        description="Texts that quantization is calibrated with: train.jsonl with a field `text`.",
+    )
+    build_stall_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Ends a build that neither logs nor computes for so many seconds.",
+    )
+
     engine_store: str = Field(
         default="",
         description="file:///… or s3://…: where hosts share engines; empty: they do not.",

@@ -6,7 +6,7 @@ goes on only when that is removed.
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from engineshed.agent.engines.files import hash_file
@@ -16,6 +16,7 @@ from engineshed.agent.engines.interface import (
     Fit,
     Probe,
     Progress,
+    Runtime,
 )
 from engineshed.agent.process import serve
 from engineshed.agent.settings import AgentSettings
@@ -35,6 +36,12 @@ class CopyingBackend:
 
     def fingerprint(self) -> Mapping[str, str]:
         return {"copying": "1"}
+
+    def declines(self, request: BuildRequest) -> str:
+        return ""
+
+    def recipe(self, request: BuildRequest) -> Mapping[str, object]:
+        return {"max_context": request.max_context}
 
     def fits(self, request: BuildRequest) -> Fit:
         return Fit(True, 0, 0)
@@ -59,7 +66,7 @@ class CopyingBackend:
         manifest.write(destination)
         return manifest
 
-    def render(self, engine: Path, repository: Path, gpus: Sequence[int]) -> None:
+    def render(self, engine: Path, repository: Path, runtime: Runtime) -> None:
         (repository / "engine").write_text(str(engine))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+from engineshed.agent.engines.interface import Runtime
 from engineshed.agent.engines.torch.backend import TorchBackend
 from engineshed.triton.control import load_model, wait_until_live
 from engineshed.triton.engine import MODEL_NAME
@@ -41,7 +42,7 @@ class Server:
 @contextmanager
 def triton(engine: Path, folder: Path) -> Iterator[Server]:
     """Start Triton for an engine, without loading it yet; see that it ends well."""
-    TorchBackend().render(engine, folder / "repository", [0])
+    TorchBackend().render(engine, folder / "repository", Runtime())
     installation = find_triton()
     backends = prepare_backends(installation, folder / "backends")
     command = server_command(installation, folder / "repository", Ports.free(), backends, threads=1)

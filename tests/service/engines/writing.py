@@ -1,7 +1,7 @@
 """A back end that writes a file: for tests of what happens around a build."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from engineshed.agent.engines.files import hash_file
@@ -12,6 +12,7 @@ from engineshed.agent.engines.interface import (
     Fit,
     Probe,
     Progress,
+    Runtime,
 )
 from engineshed.triton.engine import EngineFile, EngineManifest
 
@@ -36,6 +37,12 @@ class WritingBackend:
     def fingerprint(self) -> Mapping[str, str]:
         return {"pen": "1.0"}
 
+    def declines(self, request: BuildRequest) -> str:
+        return ""
+
+    def recipe(self, request: BuildRequest) -> Mapping[str, object]:
+        return {"max_context": request.max_context}
+
     def fits(self, request: BuildRequest) -> Fit:
         return Fit(True, 0, 0)
 
@@ -55,7 +62,7 @@ class WritingBackend:
         manifest.write(destination)
         return manifest
 
-    def render(self, engine: Path, repository: Path, gpus: Sequence[int]) -> None:
+    def render(self, engine: Path, repository: Path, runtime: Runtime) -> None:
         raise NotImplementedError
 
 

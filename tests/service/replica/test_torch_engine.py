@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from engineshed.agent.engines.interface import BuildRequest, Checkpoint
+from engineshed.agent.engines.interface import BuildRequest, Checkpoint, Runtime
 from engineshed.agent.engines.torch.backend import TorchBackend
 
 from .fronts import CHAT_TEMPLATE, END_ID, KEY, SECRET, Front, byte_tokenizer, text_of
@@ -61,7 +61,7 @@ def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
     async def begin() -> Front:
         await backend.build(request, engine, lambda *_: None, folder / "build.log")
-        backend.render(engine, repository, [])
+        backend.render(engine, repository, Runtime())
         return await Front.start(folder / "replica", engine, repository, threads=1).ready()
 
     front = asyncio.run(begin())

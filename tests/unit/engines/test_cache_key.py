@@ -44,16 +44,33 @@ def test_it_is_the_same_whichever_gpu_builds() -> None:
         {"hardware": replace(REQUEST.hardware, product="NVIDIA H100")},
         {"hardware": replace(REQUEST.hardware, architecture="10.0")},
         {"hardware": replace(REQUEST.hardware, driver="580")},
-        {"hardware": replace(REQUEST.hardware, count=2)},
+        {"hardware": replace(REQUEST.hardware, memory_bytes=80 << 30)},
         {"max_context": None},
         {"precision": None},
-        {"quantization": "fp8"},
         {"max_concurrent": 64},
     ],
     ids=str,
 )
 def test_every_parameter_of_the_build_changes_it(change: dict[str, Any]) -> None:
     assert cache_key(TorchBackend(), replace(REQUEST, **change)) != KEY
+
+
+def test_it_is_the_same_whatever_the_driver_keeps_of_the_memory_for_itself() -> None:
+    less = replace(REQUEST.hardware, memory_bytes=(141 << 30) - (300 << 20))
+
+    assert cache_key(TorchBackend(), replace(REQUEST, hardware=less)) == KEY
+
+
+def test_on_a_cpu_it_is_the_same_in_a_container_of_any_size() -> None:
+    small, large = (
+        replace(REQUEST, hardware=Hardware("cpu", 1, size << 30, "x86_64")) for size in (4, 64)
+    )
+
+    assert cache_key(TorchBackend(), small) == cache_key(TorchBackend(), large)
+
+
+def test_to_say_what_is_meant_anyway_changes_nothing() -> None:
+    assert cache_key(TorchBackend(), replace(REQUEST, max_concurrent=32)) == KEY
 
 
 def test_another_version_of_the_back_end_changes_it() -> None:

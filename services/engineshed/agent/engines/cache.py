@@ -23,6 +23,7 @@ from engineshed.agent.engines.interface import (
     BuildRequest,
     EngineBackend,
     EngineBuildError,
+    Hardware,
     Progress,
 )
 from engineshed.agent.engines.room import NO_LIMITS, DiskFullError, Limits, Room
@@ -30,12 +31,13 @@ from engineshed.agent.engines.sharing import Sharing
 from engineshed.agent.engines.store import FETCHING, EngineStore
 from engineshed.triton.engine import EngineManifest, EngineManifestError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Raised when the layout of an engine changes: older ones are then built anew."""
 
 _BUILDS_AT_ONCE: Final = 2
 """Each may need most of the host's memory; but a small one shall not wait for a large one."""
 
+_GIB: Final = 2**30
 _DISK_SECONDS: Final = 1.0
 """How often it is seen whether a build fills the disk."""
 _SHARE_SECONDS: Final = 300.0
@@ -59,20 +61,32 @@ class Engine:
 
 
 def cache_key(backend: EngineBackend, request: BuildRequest) -> str:
-    """Return the name of what `backend` would build for `request`: 64 hex digits."""
+    """Return the name of what `backend` would build for `request`: 64 hex digits. Reads files.
+
+    Raises:
+        EngineBuildError: what is asked for cannot be built.
+
+    """
     facts = {
         "schema": SCHEMA_VERSION,
         "backend": backend.name,
         "fingerprint": dict(backend.fingerprint()),
         "checkpoint": request.checkpoint.digest,
-        "hardware": asdict(request.hardware),
-        "max_context": request.max_context,
-        "precision": request.precision,
-        "quantization": request.quantization,
-        "max_concurrent": request.max_concurrent,
+        "hardware": _lasting(request.hardware),
+        "recipe": dict(backend.recipe(request)),
     }
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _lasting(hardware: Hardware) -> dict[str, object]:
+    """Return what of the hardware decides what a build yields.
+
+    A driver keeps a little more or less of a GPU's memory for itself from one version to the next,
+    and a CPU's memory is whatever its container may use: neither makes another engine.
+    """
+    memory = 0 if hardware.product == "cpu" else round(hardware.memory_bytes / _GIB)
+    return asdict(hardware) | {"memory_bytes": memory}
 
 
 class EngineCache:

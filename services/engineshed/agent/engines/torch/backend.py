@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +17,16 @@ from engineshed.agent.engines.interface import (
     Fit,
     Probe,
     Progress,
+    Runtime,
 )
 from engineshed.agent.engines.torch.checkpoint import Layout, read_layout
 from engineshed.agent.engines.torch.repository import write_repository
-from engineshed.agent.engines.torch.task import DEFAULT_MAX_CONTEXT, PRECISIONS, BuildTask
+from engineshed.agent.engines.torch.task import (
+    DEFAULT_MAX_CONCURRENT,
+    DEFAULT_MAX_CONTEXT,
+    PRECISIONS,
+    BuildTask,
+)
 from engineshed.agent.engines.torch.versions import MissingPackageError, versions
 from engineshed.processes import on_a_leash
 from engineshed.triton.engine import EngineManifest
@@ -64,6 +70,19 @@ class TorchBackend:
     def fingerprint(self) -> Mapping[str, str]:
         """Return the versions of the packages that take part in a build."""
         return versions()
+
+    def declines(self, request: BuildRequest) -> str:  # noqa: ARG002 - it is the last resort
+        """Decline nothing: what it cannot serve, its build refuses."""
+        return ""
+
+    def recipe(self, request: BuildRequest) -> Mapping[str, object]:
+        """Return what a build depends on beside checkpoint, hardware and versions."""
+        _check_parameters(request)
+        return {
+            "max_context": request.max_context,
+            "precision": request.precision,
+            "max_concurrent": request.max_concurrent or DEFAULT_MAX_CONCURRENT,
+        }
 
     def fits(self, request: BuildRequest) -> Fit:
         """Estimate the memory: the weights, room to compute, and one request at its longest."""
@@ -114,7 +133,7 @@ class TorchBackend:
             raise _died(status)
         return await asyncio.to_thread(EngineManifest.read, destination)
 
-    def render(self, engine: Path, repository: Path, gpus: Sequence[int]) -> None:  # noqa: ARG002 - one GPU: the first that the process sees
+    def render(self, engine: Path, repository: Path, runtime: Runtime) -> None:  # noqa: ARG002 - one GPU: the first that the process sees
         """Write the model repository; the server's process must see no GPUs but the replica's."""
         write_repository(engine, repository)
 
@@ -147,7 +166,7 @@ def _task(request: BuildRequest, destination: Path) -> BuildTask:
         hardware=request.hardware.product,
         max_context=request.max_context,
         precision=request.precision,
-        max_concurrent=request.max_concurrent,
+        max_concurrent=request.max_concurrent or DEFAULT_MAX_CONCURRENT,
     )
 
 

@@ -7,6 +7,7 @@ CHECKPOINT_FOLDER: Final = "checkpoint"
 """Where an engine keeps the files of its checkpoint."""
 DEFAULT_MAX_CONTEXT: Final = 4096
 """The cap of max_context where none is asked for: a long context costs memory for every request."""
+DEFAULT_MAX_CONCURRENT: Final = 32
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
 
 
