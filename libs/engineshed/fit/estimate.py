@@ -3,7 +3,7 @@
 TensorRT-LLM's own account of it (docs/source/legacy/reference/memory.md): the weights, divided by
 tensor parallelism; activations, fixed when the engine is built and linear in the tokens of a batch;
 runtime buffers; and a pool of keys and values that takes a part of what is then free. Reserved
-memory and activations are planning figures, not measured ones.
+memory and activations are planning figures, unless somebody has measured what such an engine takes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,14 +28,19 @@ _QUANTIZATIONS: Final[Mapping[str, float]] = {
 _NARROW_CACHE: Final = frozenset({"fp8", "w4a8_awq", "nvfp4"})
 
 _RESERVED_BYTES: Final = GIB // 2  # the CUDA context and NCCL
-_ACTIVATION_BYTES: Final = 1.2 * GIB  # of 8,192 tokens in a batch, at a hidden size of 4,096
+_ACTIVATION_BYTES: Final = 1.2 * GIB  # of so many tokens in a batch, at a hidden size of 4,096
 _EXPERTS_BYTES: Final = 0.3 * GIB  # more for a mixture of experts
-_BATCH_TOKENS: Final = 8192
-_POOL: Final = 0.9  # of what is free once the engine is loaded
 _BLOCK_TOKENS: Final = 32
+
+# What holds where a plan does not say.
+BATCH_TOKENS: Final = 8192
+KV_CACHE_FRACTION: Final = 0.9
 
 # Where no context is asked for, a model must have room for so much of it.
 _LEAST_CONTEXT: Final = 2048
+
+# Alternatives named at most.
+_MOST_WAYS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,9 @@ class Plan:
     precision: str = ""  # "": as the weights are stored
     quantization: str = ""
     max_context: int = 0  # 0: as much of what the model states as there is room for
+    max_batch_tokens: int = 0  # of one step; 0: BATCH_TOKENS
+    kv_cache_fraction: float = 0.0  # of what is free of a loaded engine; 0: KV_CACHE_FRACTION
+    measured_bytes: int = 0  # what it was seen to take of each GPU without the pool; 0: nobody saw
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +64,8 @@ class Estimate:
     plan: Plan
     weight_bytes: int
     token_bytes: int  # keys and values of one token
-    activation_bytes: int
-    reserved_bytes: int
+    activation_bytes: int  # where it was measured: all but the weights
+    reserved_bytes: int  # where it was measured: 0, what CUDA takes is among the rest
     needed_context: int  # tokens of one request that there must be room for
     max_tokens: int  # of all requests together that there is room for
 
@@ -67,27 +75,29 @@ class Estimate:
         return self.max_tokens >= self.needed_context
 
     @property
+    def fixed_bytes(self) -> int:
+        """What it takes whatever is asked of it: all but the pool of keys and values."""
+        return self.weight_bytes + self.activation_bytes + self.reserved_bytes
+
+    @property
     def needed_bytes(self) -> int:
         """What it takes at least."""
         pool = ceil(self.needed_context / _BLOCK_TOKENS) * _BLOCK_TOKENS * self.token_bytes
-        fixed = self.weight_bytes + self.activation_bytes + self.reserved_bytes
-        return fixed + ceil(pool / _POOL)
+        return self.fixed_bytes + ceil(pool / _pool_share(self.plan))
 
 
 def estimate(shape: ModelShape, plan: Plan) -> Estimate:
     """Return what a model takes on each GPU of a plan; its shape must be `known`."""
-    weights = _weight_bytes(shape, plan)
+    weights, activations, reserved = _fixed(shape, plan)
     token = _token_bytes(shape, plan)
-    width = max(1.0, shape.hidden / 4096)
-    activations = int(_ACTIVATION_BYTES * width + _EXPERTS_BYTES * bool(shape.experts))
-    free = plan.gpu_memory_bytes - _RESERVED_BYTES - weights - activations
-    blocks = int(_POOL * max(0, free)) // (token * _BLOCK_TOKENS)
+    free = max(0, plan.gpu_memory_bytes - weights - activations - reserved)
+    blocks = int(_pool_share(plan) * free) // (token * _BLOCK_TOKENS)
     return Estimate(
         plan=plan,
         weight_bytes=weights,
         token_bytes=token,
         activation_bytes=activations,
-        reserved_bytes=_RESERVED_BYTES,
+        reserved_bytes=reserved,
         needed_context=_needed_context(shape, plan),
         max_tokens=blocks * _BLOCK_TOKENS,
     )
@@ -100,28 +110,42 @@ def nearest_fits(
 
     Args:
         shape: of the model; it must be `known`.
-        plan: what does not fit.
+        plan: what does not fit. What was measured of it holds for a shorter context and for
+            another share of the pool; of everything else nothing was measured.
         gpu_counts: that could be had, ascending.
         quantizations: that could be had.
 
     """
     more = [count for count in gpu_counts if count > plan.gpu_count]
     room = estimate(shape, plan).max_tokens
+    other = replace(plan, measured_bytes=0)
     ways = [
         [replace(plan, max_context=room)] if room else [],
-        [replace(plan, gpu_count=count) for count in more],
-        [replace(plan, quantization=name) for name in quantizations],
+        _with_usual_pool(plan),
+        _with_usual_batches(other),
+        [replace(other, gpu_count=count) for count in more],
+        [replace(other, quantization=name) for name in quantizations],
     ]
     found = [one for way in ways if (one := _first_fit(shape, way)) is not None]
     if found:
-        return found
+        return found[:_MOST_WAYS]
     both = (
-        replace(plan, gpu_count=count, quantization=name)
+        replace(other, gpu_count=count, quantization=name)
         for count in more
         for name in quantizations
     )
     last = _first_fit(shape, both)
     return [last] if last else []
+
+
+def _with_usual_pool(plan: Plan) -> list[Plan]:
+    less = _pool_share(plan) < KV_CACHE_FRACTION
+    return [replace(plan, kv_cache_fraction=KV_CACHE_FRACTION)] if less else []
+
+
+def _with_usual_batches(plan: Plan) -> list[Plan]:
+    more = plan.max_batch_tokens > BATCH_TOKENS
+    return [replace(plan, max_batch_tokens=BATCH_TOKENS)] if more else []
 
 
 def _first_fit(shape: ModelShape, plans: Iterable[Plan]) -> Estimate | None:
@@ -132,6 +156,21 @@ def _needed_context(shape: ModelShape, plan: Plan) -> int:
     if plan.max_context:
         return plan.max_context
     return min(shape.max_context or _LEAST_CONTEXT, _LEAST_CONTEXT)
+
+
+def _pool_share(plan: Plan) -> float:
+    return plan.kv_cache_fraction or KV_CACHE_FRACTION
+
+
+def _fixed(shape: ModelShape, plan: Plan) -> tuple[int, int, int]:
+    """Return the bytes on each GPU of weights, of activations, and of CUDA itself."""
+    weights = _weight_bytes(shape, plan)
+    if plan.measured_bytes:
+        weights = min(weights, plan.measured_bytes)
+        return weights, plan.measured_bytes - weights, 0
+    wide = _ACTIVATION_BYTES * max(1.0, shape.hidden / 4096) + _EXPERTS_BYTES * bool(shape.experts)
+    batches = (plan.max_batch_tokens or BATCH_TOKENS) / BATCH_TOKENS
+    return weights, int(wide * batches), _RESERVED_BYTES
 
 
 def _weight_bytes(shape: ModelShape, plan: Plan) -> int:

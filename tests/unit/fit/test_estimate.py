@@ -90,6 +90,52 @@ def test_without_a_context_asked_for_a_short_one_is_enough() -> None:
     assert found.fits
 
 
+def test_work_space_grows_with_the_tokens_of_a_batch() -> None:
+    plan = Plan(memory_of("h100-sxm"), precision="bfloat16")
+    usual, half, double = (
+        estimate(LLAMA_8B, replace(plan, max_batch_tokens=tokens)) for tokens in (0, 4096, 16_384)
+    )
+    assert half.activation_bytes * 2 == pytest.approx(usual.activation_bytes)
+    assert double.activation_bytes == pytest.approx(2.4 * GIB)
+    assert half.max_tokens > usual.max_tokens > double.max_tokens
+
+
+def test_the_pool_takes_its_share_of_what_is_free() -> None:
+    plan = Plan(memory_of("h100-sxm"), precision="bfloat16")
+    usual, third = (estimate(LLAMA_8B, replace(plan, kv_cache_fraction=x)) for x in (0.0, 0.3))
+    assert third.max_tokens * 3 == pytest.approx(usual.max_tokens, rel=0.01)
+
+
+def test_a_pool_or_batches_of_other_than_the_usual_size_are_a_way_out() -> None:
+    plan = Plan(memory_of("a10"), precision="bfloat16", max_context=30_000)
+    small_pool = replace(plan, kv_cache_fraction=0.5)
+    _, found, *_ = nearest_fits(LLAMA_8B, small_pool, [1], [])
+    assert found.plan == replace(plan, kv_cache_fraction=0.9)
+    large_batches = replace(plan, max_batch_tokens=32_768)
+    _, found, *_ = nearest_fits(LLAMA_8B, large_batches, [1], [])
+    assert found.plan == replace(plan, max_batch_tokens=8192)
+
+
+def test_at_most_three_ways_out_are_named() -> None:
+    plan = Plan(memory_of("a10"), 1, "bfloat16", "", 30_000, kv_cache_fraction=0.5)
+    assert len(nearest_fits(LLAMA_8B, plan, [1, 2], ["int4_awq"])) == 3
+
+
+def test_what_was_measured_counts_instead_of_what_would_be_estimated() -> None:
+    plan = Plan(memory_of("a10"), precision="bfloat16", measured_bytes=20 * GIB)
+    found = estimate(LLAMA_8B, plan)
+    assert found.fixed_bytes == 20 * GIB
+    assert found.max_tokens == pytest.approx(0.9 * (24 * GB - 20 * GIB) / 131_072, rel=0.01)
+    assert estimate(LLAMA_8B, replace(plan, measured_bytes=GIB)).fixed_bytes == GIB
+
+
+def test_what_was_measured_says_nothing_of_other_gpus_or_quantizations() -> None:
+    plan = Plan(memory_of("a10"), 1, "bfloat16", "", 30_000, measured_bytes=20 * GIB)
+    shorter, wider, narrower = nearest_fits(LLAMA_8B, plan, [1, 2], ["int4_awq"])
+    assert shorter.plan.measured_bytes == 20 * GIB
+    assert wider.plan.measured_bytes == narrower.plan.measured_bytes == 0
+
+
 shapes = st.builds(
     lambda parameters, share, layers, heads, latent, hidden, experts: ModelShape(
         parameters=parameters,
@@ -118,6 +164,9 @@ plans = st.builds(
     st.sampled_from(["", "float32", "bfloat16", "float16"]),
     st.sampled_from(["", "fp8", "int8_wo", "int4_awq", "nvfp4"]),
     st.integers(0, 200_000),
+    st.integers(0, 100_000),
+    st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+    st.sampled_from([0, 0, GIB, 20 * GIB]),
 )
 
 
@@ -139,6 +188,27 @@ def test_more_gpus_never_hold_less(shape: ModelShape, plan: Plan) -> None:
     assert two.max_tokens >= one.max_tokens
 
 
+@given(shapes, plans, st.integers(1, 100_000))
+def test_more_tokens_in_a_batch_never_leave_more_room(
+    shape: ModelShape, plan: Plan, more: int
+) -> None:
+    fewer = replace(plan, max_batch_tokens=max(1, plan.max_batch_tokens))
+    larger = estimate(shape, replace(fewer, max_batch_tokens=fewer.max_batch_tokens + more))
+    assert larger.needed_bytes >= estimate(shape, fewer).needed_bytes
+    assert larger.max_tokens <= estimate(shape, fewer).max_tokens
+
+
+@given(shapes, plans, st.floats(0.001, 1), st.floats(0.001, 1))
+def test_a_larger_share_of_the_pool_never_holds_less(
+    shape: ModelShape, plan: Plan, one: float, other: float
+) -> None:
+    small, large = (
+        estimate(shape, replace(plan, kv_cache_fraction=share)) for share in sorted([one, other])
+    )
+    assert large.max_tokens >= small.max_tokens
+    assert large.needed_bytes <= small.needed_bytes
+
+
 @given(shapes, plans, st.integers(0, 100 * GIB))
 def test_more_memory_never_holds_less(shape: ModelShape, plan: Plan, more: int) -> None:
     larger = replace(plan, gpu_memory_bytes=plan.gpu_memory_bytes + more)
@@ -148,7 +218,8 @@ def test_more_memory_never_holds_less(shape: ModelShape, plan: Plan, more: int) 
 @given(shapes, plans)
 def test_what_it_needs_at_least_is_where_it_begins_to_fit(shape: ModelShape, plan: Plan) -> None:
     needed = estimate(shape, plan).needed_bytes
-    room = 2 * estimate(shape, plan).token_bytes * 32
+    blocks = 2 * estimate(shape, plan).token_bytes * 32
+    room = int(blocks / (plan.kv_cache_fraction or 0.9))
     assert estimate(shape, replace(plan, gpu_memory_bytes=needed + room)).fits
     assert not estimate(shape, replace(plan, gpu_memory_bytes=max(1, needed - room))).fits
 
