@@ -100,6 +100,22 @@ def usage_of(gpu: Gpu) -> Usage | None:
     return Usage(used, rates.gpu / 100)
 
 
+def engine_memory(gpus: Sequence[Gpu], cache_bytes: int) -> int:
+    """Return what the engine that has these GPUs alone takes of the fullest one, bytes. Blocks.
+
+    Args:
+        gpus: all that one replica has.
+        cache_bytes: what its keys and values take of each; 0: unknown.
+
+    Returns:
+        Weights and working memory; 0 when it cannot be told: an engine fills what is left of a GPU
+        with its cache, so what is in use says nothing while the size of that is unknown.
+
+    """
+    used = [usage.memory_bytes for gpu in gpus if (usage := usage_of(gpu))]
+    return max(max(used) - cache_bytes, 0) if cache_bytes and used else 0
+
+
 def gpu_type_of(product: str) -> str:
     """Return the type of a GPU by its product's name: `<model>[-<form>][-<memory>]`.
 

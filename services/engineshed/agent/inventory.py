@@ -73,9 +73,13 @@ class Inventory:
             architecture=platform.machine(),
         )
 
+    def of(self, indexes: Sequence[int]) -> tuple[Gpu, ...]:
+        """Return a replica's GPUs; none where the CPU serves in their place."""
+        return tuple(self.gpus[index] for index in indexes) if self.gpus else ()
+
     def visible(self, gpus: Sequence[int]) -> tuple[str, ...]:
         """Return the UUIDs of a replica's GPUs; none where the CPU serves in their place."""
-        return tuple(self.gpus[index].uuid for index in gpus) if self.gpus else ()
+        return tuple(gpu.uuid for gpu in self.of(gpus))
 
     def message(self, backends: list[str]) -> NodeInventory:
         """Return it as the scheduler is told, with the engine back ends that can run here."""

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, assert_never
 
 import grpc
@@ -17,6 +18,7 @@ from engineshed.agent.domain import life, report
 from engineshed.agent.domain.desired import Goal, goal_of
 from engineshed.agent.domain.life import Conclude, End, Failure, Outcome, Step
 from engineshed.agent.engines.cache import Engine
+from engineshed.agent.gpus import engine_memory
 from engineshed.agent.preparation import Progress, Workshop, failure_of
 from engineshed.agent.replicas import (
     FrontNotStartedError,
@@ -29,6 +31,7 @@ from engineshed.api.agent.v1.agent_service_pb2 import DesiredReplica, ReplicaSta
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
 from engineshed.processes import ProcessIdentity
 from engineshed.runtime.tls import TlsPeer
+from engineshed.triton.engine import EngineManifest, EngineManifestError
 
 LOOK_SECONDS: Final = 0.25
 """How soon the end of a process is noticed."""
@@ -110,6 +113,7 @@ class Keeper:
             endpoint_id=record.endpoint_id,
             engine_digest=record.engine_digest,
             engine_backend=record.engine_backend,
+            engine_memory_bytes=record.engine_memory_bytes,
         )
         if record.outcome is not None:
             return report.status(base, record.state, self._age(), record.outcome.failure)
@@ -215,6 +219,19 @@ class Keeper:
             )
         return life.Unpreparable(failure)
 
+    def _measure(self) -> int:
+        """Return what its engine takes of each GPU beside the cache, bytes; 0: unknown. Blocks."""
+        spec, said = self._directory.spec(), self._watch.said
+        gpus = self._means.workshop.inventory.of(self._record.gpus)
+        if spec is None or said is None or not gpus:
+            return 0
+        try:
+            manifest = EngineManifest.read(Path(spec.engine_directory))
+        except EngineManifestError as error:
+            self._log.warning("memory_not_measured", error=str(error))
+            return 0
+        return engine_memory(gpus, said.kv_cache_tokens * manifest.kv_token_bytes)
+
     async def _find_triton(self, front: ProcessIdentity) -> None:
         """Write down who the front's Triton is, once there is one."""
         pid = self._watch.said.triton_pid if self._watch.said else 0
@@ -238,6 +255,9 @@ class Keeper:
         record = self._record
         state = report.state_of(seen, self._goal, self._progress.stage, record.state)
         if state != record.state:
+            if state == Replica.STATE_READY:
+                taken = await asyncio.to_thread(self._measure)
+                record = replace(record, engine_memory_bytes=taken or record.engine_memory_bytes)
             self._log.info("replica_state", state=Replica.State.Name(state))
             boot_id = self._means.boot_id
             record = replace(record, state=state, since=uptime(), boot_id=boot_id)
@@ -361,11 +381,11 @@ class Keeper:
                 await processes.kill_family(process)
         self._means.claims.give_back(self._record.replica_id)
         await self._let_go()
-        self._log.info("replica_ended", outcome=str(outcome))
+        self._log.info("replica_ended", outcome=outcome.name)
         if (failure := outcome.failure) is not None:  # nothing else may have been logged
-            said = f"failed: {failure.code}: {failure.reason}"
+            said = [f"failed: {failure.code}: {failure.reason}", *failure.evidence]
             try:
-                await asyncio.to_thread(self._directory.log, said)
+                await asyncio.to_thread(self._directory.log, "\n  ".join(said))
             except OSError as error:  # the scheduler is told anyway
                 self._log.error("failure_not_logged", error=str(error))
         await self._remember(replace(self._record, outcome=outcome))

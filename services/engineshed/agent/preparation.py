@@ -158,7 +158,7 @@ def failure_of(error: Exception) -> Failure | None:
     """Return what the scheduler is told of a preparation that raised; None: it is a bug."""
     match error:
         case EngineBuildError():
-            return Failure(error.code, error.message, error.retryable)
+            return Failure(error.code, error.message, error.retryable, error.evidence)
         case DomainError():
             retryable = not isinstance(error, CheckpointMismatchError)
             return Failure(error.reason, error.message, retryable)

@@ -53,7 +53,10 @@ class CopyingBackend:
         with log.open("a") as file:
             file.write("a build begins\n")
         if (source / "bad").exists():
-            raise EngineBuildError("BAD_WEIGHTS", "the weights are bad", retryable=False)
+            evidence = ["reading the weights", "they are bad"]
+            raise EngineBuildError(
+                "BAD_WEIGHTS", "the weights are bad", retryable=False, evidence=evidence
+            )
         progress("copying", 0.5)
         while (source / "gate").exists():
             await asyncio.sleep(0.01)
@@ -87,6 +90,7 @@ def _manifest(checkpoint_digest: str) -> EngineManifest:
         decoding="continuous",
         attention="none",
         tokenizer="",
+        kv_token_bytes=1000,
     )
 
 

@@ -104,6 +104,7 @@ async def main(directory: Path) -> int:
         control_address=f"127.0.0.1:{port}",
         http_url="http://127.0.0.1:1",
         triton_pid=triton.pid,
+        kv_cache_tokens=10_000,
         progress=1.0,
     )
     await stop.wait()

@@ -195,6 +195,8 @@ async def test_a_build_that_fails_fails_the_replica_with_its_reason(host: Host) 
         "the weights are bad",
         False,
     )
+    said = (host.folder(replica) / "agent.log").read_text()
+    assert "failed: BAD_WEIGHTS: the weights are bad\n  reading the weights\n  they are" in said
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ async def test_gpus_show_with_their_memory_and_how_busy_they_are(
     replica = a_replica(checkpoint, gpu=1)
     scheduler.want(replica)
     host.start_agent(**settings, PYTHONPATH=str(STAND_IN_DRIVER), STAND_IN_GPUS=json.dumps(gpus))
-    await host.until(replica, Replica.STATE_READY)
+    ready = await host.until(replica, Replica.STATE_READY)
+    assert ready.engine_memory_bytes == 0, "its GPU does not answer"
 
     text = await scrape(settings["ENGINESHED_METRICS_LISTEN"])
     assert sample(text, "engineshed_agent_gpu_memory_bytes", gpu="0") == 150109880320
@@ -61,3 +62,23 @@ async def test_gpus_show_with_their_memory_and_how_busy_they_are(
 
     environment = psutil.Process(host.front(replica).pid).environ()
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+
+
+async def test_what_an_engine_takes_of_its_gpus_is_told_when_it_is_ready(
+    host: Host, scheduler: ScriptedScheduler
+) -> None:
+    """What is in use of the fullest, but for keys and values: 10,000 tokens of 1,000 bytes."""
+    gpus = [{"uuid": "GPU-a", "used": 30_000_000}, {"uuid": "GPU-b", "used": 40_000_000}]
+    replica = a_replica(host.checkpoint())
+    replica.gpus[:] = [0, 1]
+    scheduler.want(replica)
+    host.start_agent(PYTHONPATH=str(STAND_IN_DRIVER), STAND_IN_GPUS=json.dumps(gpus))
+
+    ready = await host.until(replica, Replica.STATE_READY)
+
+    assert ready.engine_memory_bytes == 30_000_000
+    assert all(
+        report.engine_memory_bytes == 30_000_000
+        for report in scheduler.history(replica.replica_id)
+        if report.state == Replica.STATE_READY
+    )

@@ -29,6 +29,8 @@ class Failure:
     """For people."""
     retryable: bool
     """Whether another try may end otherwise."""
+    evidence: tuple[str, ...] = ()
+    """The last lines of the log of what failed, where somebody kept them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class Outcome:
 
     failure: Failure | None = None
     """None: it was stopped, as asked."""
+
+    @property
+    def name(self) -> str:
+        """A word for logs: the failure's code, or STOPPED."""
+        return self.failure.code if self.failure else "STOPPED"
 
 
 STOPPED: Final = Outcome()
