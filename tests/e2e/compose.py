@@ -40,6 +40,7 @@ class Deployment:
             "ENGINESHED_USER": f"{os.getuid()}:{os.getgid()}",
             "ENGINESHED_DATA": str(folder / "data"),
             "ENGINESHED_IMPORTS": str(folder / "imports"),
+            "ENGINESHED_CALIBRATION": str(folder / "calibration"),
             "ENGINESHED_SECRETS": str(self.secrets),
             "ENGINESHED_NODE": self.node,
         }
