@@ -113,6 +113,7 @@ class Keeper:
             endpoint_id=record.endpoint_id,
             engine_digest=record.engine_digest,
             engine_backend=record.engine_backend,
+            engine_kind=record.engine_kind,
             engine_memory_bytes=record.engine_memory_bytes,
         )
         if record.outcome is not None:
@@ -353,6 +354,7 @@ class Keeper:
                 process=process,
                 engine_digest=engine.manifest.digest,
                 engine_backend=engine.manifest.backend,
+                engine_kind=engine.manifest.engine_kind,
             )
         )
 

@@ -81,6 +81,7 @@ class ReplicaRecord:
     """Its front's Triton, once seen: by this it is found when the front is gone."""
     engine_digest: str = ""
     engine_backend: str = ""
+    engine_kind: str = ""
     engine_memory_bytes: int = 0
     """What the engine was seen to take of each GPU, without its keys and values; 0: unknown."""
     draining_since: float | None = None

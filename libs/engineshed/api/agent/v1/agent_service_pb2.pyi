@@ -140,6 +140,7 @@ class ReplicaStatus(_message.Message):
     IN_FLIGHT_SECONDS_FIELD_NUMBER: _builtins.int
     IDLE_AGE_FIELD_NUMBER: _builtins.int
     ENGINE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ENGINE_KIND_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """replica_id is the replica."""
     endpoint_id: _builtins.str
@@ -172,6 +173,10 @@ class ReplicaStatus(_message.Message):
     """engine_memory_bytes is what its engine was seen to take of each GPU, bytes: weights and working
     memory, without the pool of keys and values. Zero: nobody measured.
     """
+    engine_kind: _builtins.str
+    """engine_kind is what runs its engine: "tensorrt", a compiled engine, or "pytorch". Empty until
+    built.
+    """
     @_builtins.property
     def state_age(self) -> _duration_pb2.Duration:
         """state_age is how long ago it came into that state, by the agent's monotonic clock."""
@@ -201,10 +206,11 @@ class ReplicaStatus(_message.Message):
         in_flight_seconds: _builtins.float = ...,
         idle_age: _duration_pb2.Duration | None = ...,
         engine_memory_bytes: _builtins.int = ...,
+        engine_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_age", b"idle_age", "state_age", b"state_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "endpoint_id", b"endpoint_id", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "engine_memory_bytes", b"engine_memory_bytes", "idle_age", b"idle_age", "in_flight", b"in_flight", "in_flight_seconds", b"in_flight_seconds", "progress", b"progress", "progress_message", b"progress_message", "reason", b"reason", "replica_id", b"replica_id", "retryable", b"retryable", "state", b"state", "state_age", b"state_age", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "endpoint_id", b"endpoint_id", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "engine_kind", b"engine_kind", "engine_memory_bytes", b"engine_memory_bytes", "idle_age", b"idle_age", "in_flight", b"in_flight", "in_flight_seconds", b"in_flight_seconds", "progress", b"progress", "progress_message", b"progress_message", "reason", b"reason", "replica_id", b"replica_id", "retryable", b"retryable", "state", b"state", "state_age", b"state_age", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

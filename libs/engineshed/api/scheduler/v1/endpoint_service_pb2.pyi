@@ -542,6 +542,7 @@ class Replica(_message.Message):
     ENGINE_BACKEND_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    ENGINE_KIND_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
     """replica_id is "rep_" and a ULID; never used twice."""
     state: Global___Replica.State.ValueType
@@ -566,6 +567,8 @@ class Replica(_message.Message):
     """leaving says why it will be replaced and then drain, e.g. "node_… is being drained". Empty:
     it will not.
     """
+    engine_kind: _builtins.str
+    """engine_kind is what runs it: "tensorrt", a compiled engine, or "pytorch". Empty until built."""
     @_builtins.property
     def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """gpus are the indexes of its GPUs on that node."""
@@ -590,10 +593,11 @@ class Replica(_message.Message):
         engine_backend: _builtins.str = ...,
         deployment: _builtins.int = ...,
         leaving: _builtins.str = ...,
+        engine_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "create_time", b"create_time", "deployment", b"deployment", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "gpus", b"gpus", "leaving", b"leaving", "node_id", b"node_id", "progress", b"progress", "progress_message", b"progress_message", "replica_id", b"replica_id", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "create_time", b"create_time", "deployment", b"deployment", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "engine_kind", b"engine_kind", "gpus", b"gpus", "leaving", b"leaving", "node_id", b"node_id", "progress", b"progress", "progress_message", b"progress_message", "replica_id", b"replica_id", "state", b"state", "state_reason", b"state_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1263,7 +1267,7 @@ Global___EstimateEndpointResponse: _TypeAlias = EstimateEndpointResponse  # noqa
 
 @_typing.final
 class MemoryEstimate(_message.Message):
-    """MemoryEstimate is what each GPU of a replica would hold. All of it is estimated."""
+    """MemoryEstimate is what each GPU of a replica would hold."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1280,6 +1284,7 @@ class MemoryEstimate(_message.Message):
     TOKEN_BYTES_FIELD_NUMBER: _builtins.int
     NEEDED_CONTEXT_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
     gpu_type: _builtins.str
     """gpu_type is the kind of GPU."""
     gpu_count: _builtins.int
@@ -1304,6 +1309,10 @@ class MemoryEstimate(_message.Message):
     """needed_context is for how many tokens of one request there must be room."""
     max_tokens: _builtins.int
     """max_tokens is for how many tokens of all requests together there is room."""
+    measured: _builtins.bool
+    """measured is whether weights and work space together are what such an engine was once seen to
+    take, and not estimated.
+    """
     @_builtins.property
     def serving(self) -> Global___ServingParameters:
         """serving is how the model is served; empty and zero are as the checkpoint says."""
@@ -1324,10 +1333,11 @@ class MemoryEstimate(_message.Message):
         token_bytes: _builtins.int = ...,
         needed_context: _builtins.int = ...,
         max_tokens: _builtins.int = ...,
+        measured: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "fits", b"fits", "gpu_count", b"gpu_count", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_type", b"gpu_type", "max_tokens", b"max_tokens", "needed_bytes", b"needed_bytes", "needed_context", b"needed_context", "parallel", b"parallel", "reserved_bytes", b"reserved_bytes", "serving", b"serving", "token_bytes", b"token_bytes", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "fits", b"fits", "gpu_count", b"gpu_count", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_type", b"gpu_type", "max_tokens", b"max_tokens", "measured", b"measured", "needed_bytes", b"needed_bytes", "needed_context", b"needed_context", "parallel", b"parallel", "reserved_bytes", b"reserved_bytes", "serving", b"serving", "token_bytes", b"token_bytes", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -995,6 +995,7 @@ class ReplicaReady(_message.Message):
     ENGINE_BACKEND_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     ENGINE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ENGINE_KIND_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.str
     """endpoint_id is the endpoint."""
     replica_id: _builtins.str
@@ -1009,6 +1010,8 @@ class ReplicaReady(_message.Message):
     """engine_memory_bytes is what the engine was seen to take of each GPU, bytes: weights and working
     memory, without the pool of keys and values. Zero: nobody measured.
     """
+    engine_kind: _builtins.str
+    """engine_kind is what runs it: "tensorrt", a compiled engine, or "pytorch"."""
     @_builtins.property
     def effective_at(self) -> _timestamp_pb2.Timestamp:
         """effective_at is when it happened, by the scheduler's clock."""
@@ -1023,10 +1026,11 @@ class ReplicaReady(_message.Message):
         engine_backend: _builtins.str = ...,
         url: _builtins.str = ...,
         engine_memory_bytes: _builtins.int = ...,
+        engine_kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "endpoint_id", b"endpoint_id", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "engine_memory_bytes", b"engine_memory_bytes", "replica_id", b"replica_id", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "endpoint_id", b"endpoint_id", "engine_backend", b"engine_backend", "engine_digest", b"engine_digest", "engine_kind", b"engine_kind", "engine_memory_bytes", b"engine_memory_bytes", "replica_id", b"replica_id", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
