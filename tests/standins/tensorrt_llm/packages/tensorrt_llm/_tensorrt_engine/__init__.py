@@ -1,0 +1,1 @@
+"""The TensorRT `LLM`: that it is there is what is looked at."""

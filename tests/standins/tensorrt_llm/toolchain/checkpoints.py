@@ -1,0 +1,100 @@
+"""Hugging Face checkpoints in, TensorRT-LLM's intermediate checkpoints out."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from safetensors.numpy import save_file
+
+_NAMES: Final = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len"),
+    "vocab_size": ("vocab_size",),
+}
+_GROUPED: Final = ("W4A16_AWQ", "W4A8_AWQ", "W4A16_GPTQ", "W8A16_GPTQ")
+# Where the checkpoint has no value of its own.
+_DEFAULTS: Final = {"intermediate_size": None, "max_position_embeddings": None}
+
+
+def architecture_of(model_dir: str) -> str:
+    """Return the model class that a Hugging Face checkpoint names."""
+    return str(_hugging_face(model_dir)["architectures"][0])
+
+
+def pretrained_config(
+    model_dir: str,
+    *,
+    dtype: str,
+    tp_size: int,
+    pp_size: int,
+    quant_algo: str | None,
+    kv_cache_quant_algo: str | None,
+    group_size: int = 128,
+) -> dict[str, Any]:
+    """Return what config.json of the intermediate checkpoint says."""
+    source = _hugging_face(model_dir)
+    sizes = {name: _first(source, name, others) for name, others in _NAMES.items()}
+    heads = sizes["num_attention_heads"]
+    assert heads % tp_size == 0, "num_attention_heads must be divisible by tp_size"
+    own = source.get("torch_dtype") or source.get("dtype") or "float16"
+    if dtype == "auto":
+        dtype = "float16" if own == "float32" else own
+    mine: dict[str, Any] = {
+        "producer": {"name": "modelopt" if quant_algo else "tensorrt_llm", "version": _version()},
+        "architecture": source["architectures"][0],
+        "dtype": dtype,
+        "logits_dtype": "float32",
+        "num_key_value_heads": source.get("num_key_value_heads") or heads,
+        "head_size": source.get("head_dim") or sizes["hidden_size"] // heads,
+        "position_embedding_type": "rope_gpt_neox",
+        "hidden_act": source.get("hidden_act", "gelu"),
+        "mapping": {
+            "world_size": tp_size * pp_size,
+            "gpus_per_node": 8,
+            "cp_size": 1,
+            "tp_size": tp_size,
+            "pp_size": pp_size,
+            "moe_tp_size": tp_size,
+            "moe_ep_size": 1,
+        },
+        "quantization": {
+            "quant_algo": quant_algo,
+            "kv_cache_quant_algo": kv_cache_quant_algo,
+            "group_size": group_size if quant_algo in _GROUPED else None,
+            "has_zero_point": False,
+            "pre_quant_scale": quant_algo in ("W4A16_AWQ", "W4A8_AWQ"),
+            "exclude_modules": ["lm_head"] if quant_algo else None,
+        },
+    }
+    return sizes | mine
+
+
+def write_checkpoint(output_dir: Path, config: dict[str, Any]) -> None:
+    """Write an intermediate checkpoint; its weights are a few numbers only."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "config.json").write_text(json.dumps(config, indent=4))
+    weights = {"transformer.vocab_embedding.weight": np.zeros((4, 4), np.float16)}
+    for rank in range(config["mapping"]["world_size"]):
+        save_file(weights, output_dir / f"rank{rank}.safetensors")
+
+
+def _hugging_face(model_dir: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((Path(model_dir) / "config.json").read_text())
+    nested: dict[str, Any] = config.get("text_config", {})
+    return config | nested
+
+
+def _first(source: dict[str, Any], name: str, others: tuple[str, ...]) -> Any:
+    for other in others:
+        if source.get(other) is not None:
+            return source[other]
+    return _DEFAULTS[name]
+
+
+def _version() -> str:
+    return version("tensorrt_llm")
