@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,8 +204,13 @@ def ok(answer: httpx.Response) -> Json:
     return result
 
 
-def start_stack(directory: Path, *options: str, port: int | None = None) -> Stack:
-    """Start a stack and return once its gateway answers."""
+def start_stack(
+    directory: Path,
+    *options: str,
+    port: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Stack:
+    """Start a stack, with more in its environment, and return once its gateway answers."""
     port = port or a_free_port()
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "up.log").open("ab") as log:
@@ -214,6 +219,7 @@ def start_stack(directory: Path, *options: str, port: int | None = None) -> Stac
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
     stack = Stack(directory, port, process)
@@ -231,9 +237,11 @@ def start_stack(directory: Path, *options: str, port: int | None = None) -> Stac
 
 
 @contextmanager
-def running(directory: Path, *options: str) -> Iterator[Stack]:
+def running(
+    directory: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
     """Run a stack for the time of the block."""
-    stack = start_stack(directory, *options)
+    stack = start_stack(directory, *options, environment=environment)
     try:
         yield stack
     finally:
