@@ -1,6 +1,7 @@
 """The folders and files of the image, in the places where NVIDIA's has them."""
 
 import os
+import shutil
 import site
 import sys
 from pathlib import Path
@@ -104,7 +105,7 @@ def write_triton(image: Path, *, engines: bool) -> None:
     python.mkdir(parents=True)
     for file in (*(wheel.backends / "python").iterdir(), wheel.stub):
         if file.is_file():
-            (python / file.name).symlink_to(file)
+            shutil.copy2(file, python)  # Triton takes no library that lies elsewhere
     if engines:
         _write_backend(image, root / "backends" / "tensorrtllm")
 

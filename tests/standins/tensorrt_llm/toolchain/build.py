@@ -11,6 +11,7 @@ from typing import Any, Final
 from tensorrt_llm.models import MODEL_MAP  # type: ignore[import-not-found]  # the image's
 
 from . import logs
+from .checkpoints import read_avoided
 from .engines import Plan, break_plan, write_config
 from .gpus import visible_gpus
 from .logs import say
@@ -61,7 +62,13 @@ def main() -> None:
         logs.info(f"Compute capability: {_capability()}")
         logs.info(f"Building engine of rank {rank}")
         logs.info("Total time of building Unnamed Network 0: 00:00:00")
-        plan = Plan(rank, _capability(), version("tensorrt"), pretrained["vocab_size"])
+        plan = Plan(
+            rank,
+            _capability(),
+            version("tensorrt"),
+            pretrained["vocab_size"],
+            read_avoided(Path(arguments.checkpoint_dir), rank),
+        )
         plan.write(engine)
         logs.info(f"Serializing engine to {arguments.output_dir}/rank{rank}.engine...")
     if broken := order.get("truncate"):

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
 _NAMES: Final = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
@@ -16,6 +18,7 @@ _NAMES: Final = {
     "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len"),
     "vocab_size": ("vocab_size",),
 }
+_AVOIDED: Final = "tokens that are no text"
 _GROUPED: Final = ("W4A16_AWQ", "W4A8_AWQ", "W4A16_GPTQ", "W8A16_GPTQ")
 # Where the checkpoint has no value of its own.
 _DEFAULTS: Final = {"intermediate_size": None, "max_position_embeddings": None}
@@ -74,13 +77,32 @@ def pretrained_config(
     return sizes | mine
 
 
-def write_checkpoint(output_dir: Path, config: dict[str, Any]) -> None:
+def write_checkpoint(model_dir: str, output_dir: Path, config: dict[str, Any]) -> None:
     """Write an intermediate checkpoint; its weights are a few numbers only."""
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "config.json").write_text(json.dumps(config, indent=4))
     weights = {"transformer.vocab_embedding.weight": np.zeros((4, 4), np.float16)}
     for rank in range(config["mapping"]["world_size"]):
-        save_file(weights, output_dir / f"rank{rank}.safetensors")
+        file = output_dir / f"rank{rank}.safetensors"
+        save_file(weights, file, metadata={_AVOIDED: json.dumps(_no_text(model_dir))})
+
+
+def read_avoided(checkpoint_dir: Path, rank: int) -> list[int]:
+    """Return the tokens that are no text, as they were when the checkpoint was converted."""
+    with safe_open(checkpoint_dir / f"rank{rank}.safetensors", "numpy") as weights:
+        avoided: list[int] = json.loads(weights.metadata()[_AVOIDED])
+    return avoided
+
+
+def _no_text(model_dir: str) -> list[int]:
+    """Return the ids that alone are no text: special tokens, and parts of characters."""
+    file = Path(model_dir) / "tokenizer.json"
+    if not file.exists():
+        return []
+    tokenizer = Tokenizer.from_file(str(file))
+    ids = range(int(_hugging_face(model_dir)["vocab_size"]))
+    texts = tokenizer.decode_batch([[token] for token in ids], skip_special_tokens=True)
+    return [token for token in ids if not texts[token] or "\ufffd" in texts[token]]
 
 
 def _hugging_face(model_dir: str) -> dict[str, Any]:

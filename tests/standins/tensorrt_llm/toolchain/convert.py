@@ -103,7 +103,7 @@ def main(family: str) -> None:
         kv_cache_quant_algo=_kv_cache_quant_algo(arguments),
         group_size=getattr(arguments, "group_size", 128),
     )
-    write_checkpoint(Path(arguments.output_dir), config)
+    write_checkpoint(arguments.model_dir, Path(arguments.output_dir), config)
     say(f"Total time of converting checkpoints: {logs.duration(started)}")
 
 

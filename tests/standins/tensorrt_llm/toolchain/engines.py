@@ -24,6 +24,8 @@ class Plan:
     """Of the GPU that it was built on, `9.0`."""
     tensorrt_version: str
     vocab_size: int
+    avoided: list[int]
+    """Tokens that are no text."""
 
     def write(self, engine: Path) -> None:
         text = _MARK + json.dumps(asdict(self)) + "\n"

@@ -45,7 +45,7 @@ def main() -> None:
         kv_cache_quant_algo=arguments.kv_cache_dtype and arguments.kv_cache_dtype.upper(),
         group_size=arguments.awq_block_size,
     )
-    write_checkpoint(Path(arguments.output_dir), config)
+    write_checkpoint(arguments.model_dir, Path(arguments.output_dir), config)
     say(f"Quantized model exported to {arguments.output_dir} \nTotal time used 0.01 s.")
 
 
