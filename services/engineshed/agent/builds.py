@@ -91,6 +91,10 @@ class Builds:
         """Remove engines that nobody can ask for any more; see `EngineCache`."""
         await self._cache.drop_orphans(stored)
 
+    async def condemn(self, key: str) -> None:
+        """Remove an engine that cannot be loaded; see `EngineCache`."""
+        await self._cache.condemn(key)
+
     async def make_room(self) -> None:
         """Evict engines for which there is no room; see `EngineCache`."""
         await self._cache.make_room()

@@ -391,6 +391,8 @@ class Keeper:
             except OSError as error:  # the scheduler is told anyway
                 self._log.error("failure_not_logged", error=str(error))
         await self._remember(replace(self._record, outcome=outcome))
+        if outcome.name in life.CONDEMNING:
+            await self._means.workshop.condemn(self._directory)
 
     async def _let_go(self) -> None:
         await self._stop_preparing()

@@ -91,6 +91,16 @@ class Workshop:
             await asyncio.to_thread(self._equip, desired, directory, backend, engine)
         return engine
 
+    async def condemn(self, directory: ReplicaDirectory) -> None:
+        """Remove the engine of a replica that could not load it.
+
+        Raises:
+            OSError: it could not be removed.
+
+        """
+        if spec := directory.spec():
+            await self.builds.condemn(Path(spec.engine_directory).name)
+
     def _backend(self, request: BuildRequest) -> EngineBackend:
         """Return the first back end that serves such a model on such hardware."""
         declined = []

@@ -1,9 +1,9 @@
 """A stand-in for a replica's front: python stand_in_front.py --directory FOLDER.
 
 It speaks ReplicaService as the real one does and serves nothing. It says what it does by the words
-in its routing key (`crash-loading`, `fail-loading`, `drain-end`, `fail-end`, `slow-end`), and has
-as many requests as the file `in_flight` in its folder says; if it has none, since as many seconds
-as the file `idle` says. Its "Triton" is a child in a session of its own.
+in its routing key (`crash-loading`, `fail-loading`, `wrong-gpu`, `drain-end`, `fail-end`,
+`slow-end`), and has as many requests as the file `in_flight` in its folder says; if it has none,
+since as many seconds as the file `idle` says. Its "Triton" is a child in a session of its own.
 """
 
 import argparse
@@ -91,6 +91,10 @@ async def main(directory: Path) -> int:
     front.say(phase=pb.PHASE_LOADING)
     if "crash-loading" in behavior:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "wrong-gpu" in behavior:
+        reason = "built for another GPU"
+        front.say(phase=pb.PHASE_FAILED, code="ENGINE_WRONG_GPU", reason=reason, retryable=True)
+        return 1
     if "fail-loading" in behavior:
         front.say(phase=pb.PHASE_FAILED, code="TRITON_DIED", reason="it died", retryable=True)
         return 1

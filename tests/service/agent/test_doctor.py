@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from engineshed.agent.asking import ProcessFailedError, ask
 from engineshed.agent.doctor.gpus import look_for_traces
-from engineshed.agent.doctor.looking import Look, ProcessFailedError, ask
+from engineshed.agent.doctor.looking import Look
 from engineshed.agent.doctor.resources import look_at_space
 from engineshed.agent.doctor.software import look_at_toolchain, look_at_triton
 from engineshed.agent.domain.doctor.facts import Unseen

@@ -278,6 +278,21 @@ async def test_a_front_that_fails_says_why_itself(host: Host) -> None:
     assert (failed.code, failed.reason, failed.retryable) == ("TRITON_DIED", "it died", True)
 
 
+async def test_an_engine_that_cannot_be_loaded_is_built_anew_for_the_next(host: Host) -> None:
+    checkpoint = host.checkpoint()
+    first = a_replica(checkpoint, behavior="wrong-gpu")
+    host.scheduler.want(first)
+    host.start_agent()
+    failed = await host.until(first, Replica.STATE_FAILED)
+    assert failed.code == "ENGINE_WRONG_GPU"
+
+    second = a_replica(checkpoint)
+    host.scheduler.want(second)
+    await host.until(second, Replica.STATE_READY)
+
+    assert checkpoint.builds() == 2
+
+
 async def test_a_front_that_is_killed_has_crashed_and_leaves_nothing_behind(host: Host) -> None:
     replica = a_replica(host.checkpoint())
     host.scheduler.want(replica)

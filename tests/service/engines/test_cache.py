@@ -169,6 +169,20 @@ async def test_engines_go_with_the_last_checkpoint_that_they_can_be_built_from(
     assert (again.key, again.built) == (orphan.key, True)
 
 
+async def test_what_cannot_be_loaded_is_built_anew(
+    cache: EngineCache, backend: WritingBackend, tmp_path: Path
+) -> None:
+    engine = await cache.get(backend, REQUEST, unheard, tmp_path / "log")
+
+    with cache.kept(engine.key):
+        await cache.condemn(engine.key)
+        assert engine.directory.is_dir(), "another replica can load it"
+    await cache.condemn(engine.key)
+
+    assert not engine.directory.exists()
+    assert (await cache.get(backend, REQUEST, unheard, tmp_path / "log")).built
+
+
 async def test_no_engine_goes_because_the_store_cannot_be_read(
     cache: EngineCache, backend: WritingBackend, tmp_path: Path
 ) -> None:

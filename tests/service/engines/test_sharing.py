@@ -110,6 +110,20 @@ def entry_of(store: Path) -> Path:
     return entry
 
 
+async def test_what_cannot_be_loaded_leaves_the_store(
+    make: Callable[..., Host], store: Path
+) -> None:
+    host = make("one")
+    engine = await host.get()
+    await host.share()
+    assert entries(store)
+
+    await host.cache.condemn(engine.key)
+
+    assert not entries(store)
+    assert (await host.get()).built
+
+
 @pytest.mark.parametrize("scheme", ["file", "memory"])
 async def test_what_one_host_built_another_fetches(make: Callable[..., Host], scheme: str) -> None:
     url = "" if scheme == "file" else "memory://engines-of-this-test"

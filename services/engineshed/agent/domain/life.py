@@ -47,6 +47,8 @@ class Outcome:
 
 
 STOPPED: Final = Outcome()
+CONDEMNING: Final = frozenset({"ENGINE_WRONG_GPU", "ENGINE_VERSION_MISMATCH"})
+"""Failures after which an engine, though whole, must be built anew."""
 
 
 # --- where a replica can be -------------------------------------------------------------------

@@ -178,6 +178,24 @@ class EngineCache:
             async with self._locks[key]:
                 await asyncio.to_thread(self._drop_orphan, key, stored)
 
+    async def condemn(self, key: str) -> None:
+        """Remove an engine that is whole and yet cannot be loaded, from the store, too.
+
+        It stays where another replica runs it: then it is not the engine's fault.
+
+        Raises:
+            OSError: it could not be removed.
+
+        """
+        async with self._locks[key]:
+            if self._kept[key] or key in await asyncio.to_thread(self.room.in_use):
+                return
+            if self.sharing is not None:
+                await self.sharing.condemn(key)
+            if (directory := self._root / key).is_dir():
+                await asyncio.to_thread(shelf.remove, directory)
+            log.warning("engine_condemned", key=key)
+
     async def share(self) -> None:
         """Bring to the store what it has not got yet: at once, after each build, now and then."""
         while self.sharing is not None:

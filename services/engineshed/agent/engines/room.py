@@ -47,13 +47,13 @@ class Room:
         """Keep the limits, and never evict what `in_use` names: the keys of replicas' engines."""
         self._root = root
         self._limits = limits
-        self._in_use = in_use
+        self.in_use = in_use
         self.evictions = 0
         self.evicted_bytes = 0
 
     def next_to_go(self, kept: Collection[str], incoming: int) -> CachedEngine | None:
         """Return the engine that must go next, but for those `kept`, for so many bytes to come."""
-        engines = shelf.engines(self._root, {*kept, *self._in_use()})
+        engines = shelf.engines(self._root, {*kept, *self.in_use()})
         sizes = sum(engine.size for engine in engines)
         limit = self._limits.max_bytes
         shortage = Shortage(
@@ -64,7 +64,7 @@ class Room:
 
     def evict(self, engine: CachedEngine) -> None:
         """Remove an engine, unless a replica was given it meanwhile."""
-        if engine.key in self._in_use():
+        if engine.key in self.in_use():
             return
         shelf.remove(self._root / engine.key)
         self.evictions += 1

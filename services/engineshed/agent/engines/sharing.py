@@ -94,6 +94,11 @@ class Sharing:
             log.info("engine_shared", key=key)
         return True
 
+    async def condemn(self, key: str) -> None:
+        """Withdraw an engine that cannot be loaded, if the store has it."""
+        if (entry := await self.find(key)) is not None:
+            await self._withdraw(key, PoisonedEntryError("it cannot be loaded", entry))
+
     def _unreachable(self, key: str, error: StoreUnreachableError) -> None:
         self.fetches["unreachable"] += 1
         log.warning("engine_store_unreachable", key=key, reason=str(error))
