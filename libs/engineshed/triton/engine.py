@@ -74,6 +74,8 @@ class EngineManifest:
     """The processes that serve it together, one for each GPU."""
     kv_token_bytes: int = 0
     """What keys and values of one token take of each GPU; 0: unknown."""
+    max_batch_tokens: int = 0
+    """The most tokens that one step takes; 0: as its back end likes."""
     guided_decoding: bool = False
     """Whether answers can be held to a JSON schema."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 300
@@ -29,6 +28,8 @@ _BERT_LIKE: dict[str, Any] = {
     "num_attention_heads": 4,
     "max_position_embeddings": MAX_CONTEXT,
 }
+
+_SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": END_ID}
 
 SIZES: dict[str, dict[str, Any]] = {
     "llama": _LLAMA_LIKE,
@@ -96,10 +97,22 @@ def write_checkpoint(
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    special = {"<pad>": 0, "<s>": 1, "</s>": END_ID}
-    words = {f"w{number}": number for number in range(len(special), VOCABULARY)}
-    tokenizer = Tokenizer(WordLevel({**special, **words}, unk_token="w3"))
-    tokenizer.pre_tokenizer = Whitespace()
+    words = {f"w{number}": number for number in range(len(_SPECIAL), VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel({**_SPECIAL, **words}, unk_token="w3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return _fast(tokenizer)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer that has a token for every byte, as real ones do, and no others."""
+    names = [*_SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(BPE({name: number for number, name in enumerate(names)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _fast(tokenizer)
+
+
+def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )

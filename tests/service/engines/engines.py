@@ -11,9 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engineshed.agent.engines.torch.build import build
+from engineshed.agent.engines.torch.delivery import Piece
 from engineshed.agent.engines.torch.requests import Tensors
 from engineshed.agent.engines.torch.serving import LoadedEngine
 from engineshed.agent.engines.torch.task import BuildTask
+from engineshed.triton.refusal import Refusal
 
 from .checkpoints import VOCABULARY
 
@@ -57,6 +59,16 @@ def reference(checkpoint: Path, prompts: Sequence[list[int]], new_tokens: int) -
     return answers
 
 
+@torch.inference_mode()
+def log_probabilities(checkpoint: Path, prompt: list[int], answer: list[int]) -> list[float]:
+    """Return how likely the model itself finds each token of an answer."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    chosen = torch.tensor(answer)[:, None]
+    found: list[float] = logits.log_softmax(-1).gather(1, chosen).ravel().tolist()
+    return found
+
+
 def inputs(prompt: Sequence[int], new_tokens: int, **more: Any) -> Tensors:
     """Return the tensors of a request."""
     values = {
@@ -72,34 +84,47 @@ class Collected:
     """An outlet that keeps what is sent, for a test to wait for."""
 
     def __init__(self) -> None:
-        self.messages: list[list[int]] = []
+        self.pieces: list[Piece] = []
         self.error: str | None = None
+        self.refusal: Refusal | None = None
         self.cancelled = False
         self._changed = threading.Condition()
         self._final = False
 
-    def send(self, tokens: list[int], *, final: bool) -> None:
+    def send(self, piece: Piece, *, final: bool) -> None:
         with self._changed:
             assert not self._final, "nothing comes after the last of it"
-            self.messages.append(tokens)
+            self.pieces.append(piece)
             self._final = final
             self._changed.notify_all()
 
-    def fail(self, message: str) -> None:
-        self.error = message
-        self.send([], final=True)
+    def refuse(self, kind: Refusal, message: str) -> None:
+        self.refusal, self.error = kind, message
+        self.send(Piece(), final=True)
 
     def is_cancelled(self) -> bool:
         return self.cancelled
 
     @property
+    def messages(self) -> list[list[int]]:
+        return [list(piece.tokens) for piece in self.pieces]
+
+    @property
     def tokens(self) -> list[int]:
-        return [token for message in self.messages for token in message]
+        return [token for piece in self.pieces for token in piece.tokens]
+
+    @property
+    def log_probabilities(self) -> list[float]:
+        return [each for piece in self.pieces for each in piece.log_probabilities or ()]
+
+    def end(self) -> None:
+        """Wait for the end, whatever it is."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._final, DEADLINE), "no answer in time"
 
     def answer(self) -> list[int]:
         """Wait for the end and return all tokens."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: self._final, DEADLINE), "no answer in time"
+        self.end()
         assert self.error is None, self.error
         return self.tokens
 

@@ -27,7 +27,10 @@ _TYPES = {
     "runtime_top_p": ("FP32", np.float32),
     "len_penalty": ("FP32", np.float32),
     "seed": ("UINT64", np.uint64),
+    "return_log_probs": ("BOOL", np.bool_),
 }
+_OUTPUTS = {"INT32": np.int32, "FP32": np.float32}
+_TEXTS = frozenset(("guided_decoding_guide_type", "guided_decoding_guide"))
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ class Client:
             **{name: [value] for name, value in ({"streaming": True} | more).items()},
         }
         request = service_pb2.ModelInferRequest(model_name=MODEL_NAME)
+        for name in _TEXTS & values.keys():
+            [text] = values.pop(name)
+            request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])
+            request.raw_input_contents.append(len(text).to_bytes(4, "little") + text.encode())
         for name, value in values.items():
             datatype, dtype = _TYPES.get(name, ("INT32", np.int32))
             array = np.array([value], dtype)
@@ -104,21 +111,28 @@ class Client:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
-    async def pieces(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> list[list[int]]:
-        """Return the tokens of each response that has any."""
-        pieces = []
+    async def outputs(
+        self, prompt: Sequence[int], new_tokens: int, **more: Any
+    ) -> list[dict[str, Any]]:
+        """Return the outputs of each response that has any, as arrays by their names."""
+        found = []
         async with aclosing(self.start(prompt, new_tokens, **more)) as responses:
             async for response in responses:
                 outputs = {
-                    output.name: np.frombuffer(raw, np.int32)
+                    output.name: np.frombuffer(raw, _OUTPUTS[output.datatype]).reshape(output.shape)
                     for output, raw in zip(
                         response.outputs, response.raw_output_contents, strict=True
                     )
                 }
                 if outputs:
-                    assert outputs["sequence_length"].tolist() == [len(outputs["output_ids"])]
-                    pieces.append(outputs["output_ids"].tolist())
-        return pieces
+                    assert outputs["sequence_length"].tolist() == [[outputs["output_ids"].size]]
+                    found.append(outputs)
+        return found
+
+    async def pieces(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> list[list[int]]:
+        """Return the tokens of each response that has any."""
+        found = await self.outputs(prompt, new_tokens, **more)
+        return [outputs["output_ids"].ravel().tolist() for outputs in found]
 
     async def answer(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> list[int]:
         """Return all tokens of an answer."""

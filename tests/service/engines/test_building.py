@@ -62,7 +62,7 @@ async def test_a_build_in_a_process_of_its_own_says_how_far_it_is_and_what_came_
     log = tmp_path / "build.log"
 
     manifest = await BACKEND.build(
-        request_for(checkpoint("llama"), max_context=128, max_concurrent=5),
+        request_for(checkpoint("llama"), max_context=128, max_concurrent=5, max_batch_tokens=64),
         destination,
         lambda stage, _fraction: stages.append(stage),
         log,
@@ -75,6 +75,10 @@ async def test_a_build_in_a_process_of_its_own_says_how_far_it_is_and_what_came_
     assert manifest.checkpoint_digest == "sha256:11"
     assert manifest.architecture == "LlamaForCausalLM"
     assert (manifest.max_context, manifest.max_concurrent) == (128, 5)
+    assert manifest.max_batch_tokens == 64
+    assert manifest.kv_token_bytes == 2 * 2 * 2 * 16 * 4  # layers, heads, size, bytes
+    assert not manifest.guided_decoding
+    assert "can't determine decoder type" in log.read_text()  # llguidance, of its tokenizer
     assert (manifest.dtype, manifest.vocab_size) == ("float32", VOCABULARY)
     assert manifest.decoding == "continuous"
     assert manifest.versions == BACKEND.fingerprint()
@@ -276,12 +280,22 @@ def test_a_context_that_the_model_cannot_have_is_refused(
     assert refusal(checkpoint("llama"), tmp_path, max_context=asked).code == code
 
 
+def test_tokens_of_a_batch_cannot_be_limited_where_there_are_no_batches(
+    tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    error = refusal(checkpoint("gptj"), tmp_path, max_batch_tokens=64)
+
+    assert error.code == "UNSUPPORTED_BATCH_TOKENS"
+    assert "serving.max_batch_tokens" in error.message
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
         ({"quantization": "fp8"}, "UNSUPPORTED_QUANTIZATION"),
         ({"precision": "int8"}, "UNSUPPORTED_PRECISION"),
         ({"hardware": Hardware("NVIDIA H200", count=2)}, "UNSUPPORTED_GPU_COUNT"),
+        ({"max_batch_tokens": 8, "max_concurrent": 9}, "UNSUPPORTED_BATCH_TOKENS"),
     ],
 )
 async def test_what_this_back_end_cannot_do_is_refused_at_once(

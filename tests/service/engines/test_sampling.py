@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engineshed.agent.engines.torch.generation import GREEDY, Sampling
+from engineshed.agent.engines.torch.generation import GREEDY, Generation, Sampling
 from engineshed.agent.engines.torch.sampling import processors_for
 
 _DRAWS = 4000
@@ -13,7 +13,7 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.5, 0.0, -1.0, -4.0]])
 
 def draw(sampling: Sampling, draws: int = _DRAWS) -> torch.Tensor:
     """Return how often each token comes, as a share."""
-    processors = processors_for(sampling, 1, _CPU)
+    processors = processors_for(Generation("1", [0], 1, sampling=sampling), _CPU)
     tokens = [int(processors(torch.tensor([[0]]), LOGITS).argmax()) for _ in range(draws)]
     return torch.bincount(torch.tensor(tokens), minlength=LOGITS.shape[1]) / draws
 
@@ -50,7 +50,7 @@ def test_a_tiny_top_p_leaves_the_likeliest_alone() -> None:
 
 
 def test_greedy_leaves_the_logits_as_they_are() -> None:
-    assert len(processors_for(GREEDY, 1, _CPU)) == 0
+    assert len(processors_for(Generation("1", [0], 1, sampling=GREEDY), _CPU)) == 0
     assert Sampling(temperature=1e-9).greedy
 
 
@@ -58,6 +58,6 @@ def test_penalties_count_the_answer_and_not_the_prompt() -> None:
     tokens = torch.tensor([[0, 0, 1, 2, 2]])
     sampling = Sampling(temperature=0.0, presence_penalty=0.5, frequency_penalty=0.25)
 
-    scores = processors_for(sampling, 2, _CPU)(tokens, LOGITS)
+    scores = processors_for(Generation("1", [0, 0], 1, sampling=sampling), _CPU)(tokens, LOGITS)
 
     assert (LOGITS - scores)[0].tolist() == pytest.approx([0, 0.75, 1.0, 0, 0, 0])

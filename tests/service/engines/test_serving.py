@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 
 from engineshed.agent.engines.torch import continuous
+from engineshed.agent.engines.torch.generation import Generation
+from engineshed.agent.engines.torch.loading import load_model
 from engineshed.agent.engines.torch.requests import InvalidRequestError
+from engineshed.agent.engines.torch.sequential import SequentialDecoder
 from engineshed.agent.engines.torch.serving import FullError, LoadedEngine
 
 from .checkpoints import END_ID, MAX_CONTEXT, write_checkpoint
-from .engines import DEADLINE, ask, build_here, inputs, prompts_of, reference
+from .engines import (
+    DEADLINE,
+    ask,
+    build_here,
+    inputs,
+    log_probabilities,
+    prompts_of,
+    reference,
+)
 
 SAMPLED: dict[str, Any] = {"temperature": 1.2, "runtime_top_p": 0.95}
 
@@ -23,6 +34,10 @@ def loaded(request: pytest.FixtureRequest, engine: Callable[[str], Path]) -> Ite
     engine_in_memory = LoadedEngine(engine(request.param), on_broken=lambda: None)
     yield engine_in_memory
     engine_in_memory.close()
+
+
+def kind_of(loaded: LoadedEngine) -> str:
+    return "llama" if loaded.manifest.decoding == "continuous" else "gptj"
 
 
 def test_the_same_seed_gives_the_same_answer_whatever_runs_beside_it(loaded: LoadedEngine) -> None:
@@ -54,9 +69,8 @@ def test_zero_temperature_top_k_of_one_and_no_choice_at_all_take_the_likeliest(
     checkpoint: Callable[[str], Path],
     request: pytest.FixtureRequest,
 ) -> None:
-    kind = "llama" if loaded.manifest.decoding == "continuous" else "gptj"
     [prompt] = prompts_of([12])
-    [expected] = reference(checkpoint(kind), [prompt], 12)
+    [expected] = reference(checkpoint(kind_of(loaded)), [prompt], 12)
 
     assert ask(loaded, inputs(prompt, 12, end_id=END_ID, **choice)).answer() == expected
 
@@ -109,6 +123,69 @@ def test_a_strong_penalty_lets_no_token_come_twice(
     answer = ask(loaded, inputs(prompt, 40, **{penalty: value})).answer()
 
     assert len(set(answer)) == len(answer)
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {**SAMPLED, "seed": 4}, {"temperature": 0.3, "frequency_penalty": 2.0}]
+)
+def test_log_probabilities_are_those_of_the_model_whatever_chose_the_tokens(
+    loaded: LoadedEngine,
+    choice: dict[str, Any],
+    checkpoint: Callable[[str], Path],
+) -> None:
+    [prompt] = prompts_of([12])
+    asked = {"return_log_probs": True, "streaming": True, **choice}
+    beside = [ask(loaded, inputs(other, 30, **SAMPLED)) for other in prompts_of([40, 3], seed=2)]
+    answer = ask(loaded, inputs(prompt, 20, **asked))
+    tokens = answer.answer()
+    for each in beside:
+        assert each.answer()
+        assert not each.log_probabilities
+
+    expected = log_probabilities(checkpoint(kind_of(loaded)), prompt, tokens)
+    assert answer.log_probabilities == pytest.approx(expected, abs=1e-4)
+    last = next(piece for piece in reversed(answer.pieces) if piece.tokens)
+    assert last.total_log_probability == pytest.approx(sum(expected), abs=1e-3)
+    assert all(len(piece.log_probabilities or ()) == len(piece.tokens) for piece in answer.pieces)
+
+
+def test_an_answer_does_not_end_before_its_least_length(loaded: LoadedEngine) -> None:
+    [prompt] = prompts_of([12])
+    endless = ask(loaded, inputs(prompt, 40)).answer()
+    end = endless[5]
+
+    answer = ask(loaded, inputs(prompt, 40, end_id=end, min_tokens=9)).answer()
+
+    assert len(answer) > 9
+    assert end not in answer[:9]
+    assert answer[:5] == endless[:5]
+
+
+def test_bad_words_of_one_token_or_of_several_do_not_come(loaded: LoadedEngine) -> None:
+    [prompt] = prompts_of([12])
+    free = ask(loaded, inputs(prompt, 40)).answer()
+    single, pair = free[0], free[4:6]
+    tensors = dict(inputs(prompt, 40))
+    tensors["bad_words_list"] = np.array([[[single, *pair], [1, 3, -1]]])
+
+    answer = ask(loaded, tensors).answer()
+
+    assert single not in answer
+    assert pair not in [answer[start : start + 2] for start in range(len(answer))]
+
+
+def test_a_bias_makes_a_token_come_and_another_stay_away(loaded: LoadedEngine) -> None:
+    [prompt] = prompts_of([12])
+    likeliest = ask(loaded, inputs(prompt, 1)).answer()[0]
+    bias = np.zeros((1, loaded.manifest.vocab_size), np.float32)
+    bias[0, likeliest] = -1000
+
+    without = ask(loaded, {**inputs(prompt, 40), "embedding_bias": bias}).answer()
+    bias[0, 77] = 1000
+    only = ask(loaded, {**inputs(prompt, 5), "embedding_bias": bias[:, :100]}).answer()
+
+    assert likeliest not in without
+    assert only == [77] * 5
 
 
 def test_more_requests_than_it_admits_are_turned_away_and_the_others_not_disturbed(
@@ -249,3 +326,78 @@ def test_what_generation_config_does_to_a_greedy_choice_is_honoured(tmp_path: Pa
     assert loaded.manifest.decoding == "sequential"
     assert loaded.manifest.eos_token_ids == (END_ID, 250, 251)
     assert answers == expected
+
+
+def test_it_admits_as_many_as_it_was_built_for_and_takes_as_many_tokens_in_a_step(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    limits = {"max_concurrent": 2, "max_batch_tokens": 16}
+    loaded = LoadedEngine(
+        build_here(checkpoint("llama"), tmp_path, **limits), on_broken=lambda: None
+    )
+    [prompt] = prompts_of([64])
+    try:
+        before = loaded.activity.iterations
+        ask(loaded, inputs(prompt, 1)).answer()
+        steps = loaded.activity.iterations - before
+        admitted = [ask(loaded, inputs(prompt, 150)) for _ in range(2)]
+        with pytest.raises(FullError, match="2 requests"):
+            ask(loaded, inputs(prompt, 1))
+
+        assert steps == 4
+        assert [len(each.answer()) for each in admitted] == [150, 150]
+    finally:
+        loaded.close()
+
+
+class Halting:
+    """A reply that stops its decoder at each token until it is let go on."""
+
+    def __init__(self) -> None:
+        self.came = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.done = threading.Event()
+
+    def token(self, token: int, log_probability: float | None = None) -> None:
+        self.came.release()
+        assert self.go_on.wait(DEADLINE)
+
+    def finish(self) -> None:
+        self.done.set()
+
+    def fail(self, message: str) -> None:
+        raise AssertionError(message)
+
+
+@pytest.mark.parametrize("way", ["continuous", "sequential"])
+def test_a_decoder_tells_what_it_is_doing(way: str, checkpoint: Callable[[str], Path]) -> None:
+    model, _ = load_model(checkpoint("llama"), "float32", "cpu")
+    decoder = (
+        continuous.ContinuousDecoder(model, continuous.BatchLimits(MAX_CONTEXT, 2))
+        if way == "continuous"
+        else SequentialDecoder(model, 2)
+    )
+    replies = [Halting() for _ in range(3)]
+    prompts = prompts_of([9, 40, 20])
+    try:
+        for index, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+            decoder.submit(Generation(str(index), prompt, 5), reply)
+        assert replies[0].came.acquire(timeout=DEADLINE)
+        busy = decoder.activity
+        for reply in replies:
+            reply.go_on.set()
+        for reply in replies:
+            assert reply.done.wait(DEADLINE)
+        done = decoder.activity
+    finally:
+        decoder.close()
+
+    assert busy.scheduled + busy.waiting == 3
+    assert 1 <= busy.scheduled <= 2
+    assert 1 <= busy.iterations < done.iterations
+    if way == "continuous":
+        assert busy.cache is not None
+        assert 0 < busy.cache.used < busy.cache.blocks
+        assert busy.cache.blocks * busy.cache.block_tokens >= 2 * MAX_CONTEXT
+    else:
+        assert busy.cache is None

@@ -48,6 +48,7 @@ def test_it_is_the_same_whichever_gpu_builds() -> None:
         {"max_context": None},
         {"precision": None},
         {"max_concurrent": 64},
+        {"max_batch_tokens": 512},
     ],
     ids=str,
 )

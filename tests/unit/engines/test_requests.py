@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engineshed.agent.engines.torch.generation import Generation
+from engineshed.agent.engines.torch.generation import Generation, Guide
 from engineshed.agent.engines.torch.requests import InvalidRequestError, read_request
 from engineshed.triton.engine import EngineManifest
 
@@ -28,6 +28,7 @@ ENGINE = EngineManifest(
     decoding="continuous",
     attention="sdpa",
     tokenizer="checkpoint",
+    guided_decoding=True,
 )
 
 
@@ -114,6 +115,9 @@ def test_stop_words_that_make_no_sense_are_refused(ends: list[int]) -> None:
         {"beam_width": 2},
         {"exclude_input_in_output": False},
         {"temperature": [0.5, 0.5]},
+        {"min_tokens": -1},
+        {"bad_words_list": [[100], [1]]},
+        {"bad_words_list": [[5, 6], [9, -1]]},
     ],
     ids=str,
 )
@@ -121,6 +125,64 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(values: dict[str, Any]) 
     [name] = values
     with pytest.raises(InvalidRequestError, match=name):
         read(**values)
+
+
+def test_what_is_not_asked_for_is_left_alone() -> None:
+    generation = read()
+
+    assert not generation.log_probabilities
+    assert generation.guide is None
+    assert generation.sampling.bias is None
+    assert (generation.sampling.bad_words, generation.sampling.min_tokens) == ((), 0)
+
+
+def test_log_probabilities_bad_words_and_a_least_length_are_read() -> None:
+    generation = read(return_log_probs=True, min_tokens=3, bad_words_list=[[5, 6, 9], [2, 3, -1]])
+
+    assert generation.log_probabilities
+    assert generation.sampling.min_tokens == 3
+    assert generation.sampling.bad_words == ((5, 6), (9,))
+
+
+def test_a_guide_is_read_and_brings_the_engines_end_tokens_along() -> None:
+    guided = read(
+        guided_decoding_guide_type=b"json_schema", guided_decoding_guide='{"a": "ü"}'.encode()
+    )
+
+    assert guided.guide == Guide("json_schema", '{"a": "ü"}')
+    assert guided.end_ids == {2, 7}
+    assert read(guided_decoding_guide_type=b"json").guide == Guide("json", "")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"guided_decoding_guide_type": b"xml"}, "none of json, json_schema"),
+        ({"guided_decoding_guide_type": b"regex"}, "is missing"),
+        ({"guided_decoding_guide": b"a+"}, "without guided_decoding_guide_type"),
+        ({"guided_decoding_guide_type": b"\xff"}, "UTF-8"),
+    ],
+)
+def test_a_guide_that_says_too_little_is_refused(values: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(InvalidRequestError, match=reason):
+        read(**values)
+
+
+def test_an_engine_that_cannot_guide_refuses_to() -> None:
+    tensors = _tensors([5]) | {"guided_decoding_guide_type": np.array([[b"json"]], dtype=object)}
+
+    with pytest.raises(InvalidRequestError, match="guided_decoding_guide_type json"):
+        read_request("1", tensors, replace(ENGINE, guided_decoding=False))
+
+
+def test_a_bias_is_one_finite_number_for_each_token() -> None:
+    bias = read(embedding_bias=[0.5, -2.0]).sampling.bias
+    assert bias is not None
+    assert bias.tolist() == [0.5, -2.0]
+    with pytest.raises(InvalidRequestError, match="embedding_bias has 101 values"):
+        read(embedding_bias=[0.0] * 101)
+    with pytest.raises(InvalidRequestError, match="embedding_bias has values that are no numbers"):
+        read(embedding_bias=[float("nan")])
 
 
 def test_a_token_that_the_model_does_not_have_is_refused() -> None:

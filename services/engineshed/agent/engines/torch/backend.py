@@ -81,7 +81,8 @@ class TorchBackend:
         return {
             "max_context": request.max_context,
             "precision": request.precision,
-            "max_concurrent": request.max_concurrent or DEFAULT_MAX_CONCURRENT,
+            "max_concurrent": _max_concurrent(request),
+            "max_batch_tokens": request.max_batch_tokens,
         }
 
     def fits(self, request: BuildRequest) -> Fit:
@@ -133,9 +134,9 @@ class TorchBackend:
             raise _died(status)
         return await asyncio.to_thread(EngineManifest.read, destination)
 
-    def render(self, engine: Path, repository: Path, runtime: Runtime) -> None:  # noqa: ARG002 - one GPU: the first that the process sees
+    def render(self, engine: Path, repository: Path, runtime: Runtime) -> None:
         """Write the model repository; the server's process must see no GPUs but the replica's."""
-        write_repository(engine, repository)
+        write_repository(engine, repository, runtime.kv_cache_fraction)
 
 
 def _check_parameters(request: BuildRequest) -> None:
@@ -156,6 +157,19 @@ def _check_parameters(request: BuildRequest) -> None:
             "UNSUPPORTED_GPU_COUNT",
             f"the torch back end serves from one GPU; {request.hardware.count} are asked for",
         )
+    if request.max_batch_tokens and request.max_batch_tokens < _max_concurrent(request):
+        raise _refused(
+            "UNSUPPORTED_BATCH_TOKENS",
+            f"serving.max_batch_tokens {request.max_batch_tokens} is less than the "
+            f"{_max_concurrent(request)} requests of serving.max_batch_size, each of which takes a "
+            "token of a step",
+        )
+
+
+def _max_concurrent(request: BuildRequest) -> int:
+    if request.max_concurrent:
+        return request.max_concurrent
+    return min(DEFAULT_MAX_CONCURRENT, request.max_batch_tokens or DEFAULT_MAX_CONCURRENT)
 
 
 def _task(request: BuildRequest, destination: Path) -> BuildTask:
@@ -166,7 +180,8 @@ def _task(request: BuildRequest, destination: Path) -> BuildTask:
         hardware=request.hardware.product,
         max_context=request.max_context,
         precision=request.precision,
-        max_concurrent=request.max_concurrent or DEFAULT_MAX_CONCURRENT,
+        max_concurrent=_max_concurrent(request),
+        max_batch_tokens=request.max_batch_tokens,
     )
 
 
@@ -208,23 +223,10 @@ def _weights_bytes(layout: Layout, precision: str | None) -> int:
 
 def _cache_bytes(layout: Layout, request: BuildRequest, weights: int) -> int:
     """Return the bytes of keys and values of one request at its longest; 0 when unknown."""
-    text = layout.config.get("text_config")
-    config = text if isinstance(text, dict) else layout.config
-    layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-    hidden = _first(config, "hidden_size", "n_embd", "d_model")
-    heads = _first(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
-    if not (layers and hidden and heads):
-        return 0
-    size = _first(config, "head_dim") or hidden // heads
-    shared = _first(config, "num_key_value_heads") or heads
-    own = _first(config, "max_position_embeddings", "n_positions", "max_seq_len")
+    own = layout.stated_context
     context = request.max_context or min(own or DEFAULT_MAX_CONTEXT, DEFAULT_MAX_CONTEXT)
     itemsize = math.ceil(weights / max(layout.parameter_count, 1))
-    return 2 * layers * shared * size * context * itemsize
-
-
-def _first(config: Mapping[str, Any], *names: str) -> int:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), 0)
+    return context * layout.token_bytes(itemsize)
 
 
 def _refused(code: str, message: str) -> EngineBuildError:

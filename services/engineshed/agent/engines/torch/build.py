@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 import torch
 import transformers
 from pydantic import TypeAdapter
@@ -25,6 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from engineshed.agent.engines.files import place
 from engineshed.agent.engines.interface import EngineBuildError, Progress
 from engineshed.agent.engines.torch.checkpoint import Layout, hash_files, read_layout
+from engineshed.agent.engines.torch.guiding import UnknownTokenizerError, read_tokenizer
 from engineshed.agent.engines.torch.loading import (
     end_ids_of,
     load_model,
@@ -39,6 +41,8 @@ from engineshed.agent.engines.torch.task import (
 )
 from engineshed.agent.engines.torch.versions import versions
 from engineshed.triton.engine import EngineFile, EngineManifest
+
+log = structlog.get_logger()
 
 _SMALLEST_CONTEXT: Final = 16
 _LONGEST_MESSAGE: Final = 2000
@@ -71,6 +75,14 @@ def build(task: BuildTask, progress: Progress) -> EngineManifest:
         decoding = choose_decoding(model, max_context, partial(progress, "checking"))
     except ModelBrokenError as error:
         raise _refused("MODEL_BROKEN", f"the model does not generate: {error}") from error
+    if task.max_batch_tokens and decoding != "continuous":
+        raise _refused(
+            "UNSUPPORTED_BATCH_TOKENS",
+            f"serving.max_batch_tokens: requests to a {type(model).__name__} are not batched, so "
+            "there is nothing to limit; leave it out",
+        )
+    eos_token_ids = end_ids_of(model.generation_config)
+    vocab_size: int = model.get_input_embeddings().weight.shape[0]
     manifest = EngineManifest(
         backend="torch",
         engine_kind="pytorch",
@@ -79,14 +91,17 @@ def build(task: BuildTask, progress: Progress) -> EngineManifest:
         parameter_count=layout.parameter_count,
         dtype=name_of_dtype(model.dtype),
         quantization=None,
-        vocab_size=model.get_input_embeddings().weight.shape[0],
+        vocab_size=vocab_size,
         max_context=max_context,
         max_concurrent=task.max_concurrent,
-        eos_token_ids=end_ids_of(model.generation_config),
+        eos_token_ids=eos_token_ids,
         hardware=task.hardware,
         decoding=decoding,
         attention=str(model.config._attn_implementation),  # noqa: SLF001 - transformers' only name
         tokenizer=CHECKPOINT_FOLDER,
+        kv_token_bytes=layout.token_bytes(model.dtype.itemsize),
+        max_batch_tokens=task.max_batch_tokens or 0,
+        guided_decoding=_can_be_guided(folder, vocab_size, eos_token_ids),
         versions=versions(),
     ).sealed(_below(CHECKPOINT_FOLDER, files))
     manifest.write(destination)
@@ -184,6 +199,16 @@ def _check_tokenizer(folder: Path) -> None:
     # Without any file transformers may make up one that knows its special tokens only.
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise _refused("NO_TOKENIZER", missing)
+
+
+def _can_be_guided(folder: Path, vocab_size: int, eos_token_ids: tuple[int, ...]) -> bool:
+    """Return whether answers can be held to a grammar; the log has the reason why not."""
+    try:
+        read_tokenizer(folder, vocab_size, eos_token_ids)
+    except UnknownTokenizerError as error:
+        log.warning("no_guided_decoding", reason=str(error))
+        return False
+    return True
 
 
 def _load(

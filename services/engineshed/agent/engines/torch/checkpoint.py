@@ -5,13 +5,16 @@ Everything wrong with the files is found here, before a model is loaded, and nam
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from engineshed.agent.engines.files import hash_file
 from engineshed.agent.engines.interface import EngineBuildError
+from engineshed.fit import shape_of
 from engineshed.triton.engine import EngineFile
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -69,6 +72,22 @@ class Layout:
             for name in self.files
             if name.endswith(".safetensors")
         )
+
+    @property
+    def stated_context(self) -> int:
+        """The most tokens that config.json says the model works with; 0: it says nothing."""
+        text = self.config.get("text_config")
+        config = text if isinstance(text, dict) else self.config
+        names = ("max_position_embeddings", "n_positions", "max_seq_len")
+        return next((config[name] for name in names if isinstance(config.get(name), int)), 0)
+
+    def token_bytes(self, itemsize: int) -> int:
+        """Return the bytes of the keys and values of one token; 0: config.json does not tell.
+
+        transformers keeps those of every head, also of models that could do with less.
+        """
+        shape = shape_of(self.config, (), 0)
+        return 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
 
 
 def read_layout(directory: Path) -> Layout:
@@ -128,7 +147,7 @@ def read_header(path: Path) -> Tensors:
 def hash_files(layout: Layout, done: Callable[[float], None]) -> dict[str, EngineFile]:
     """Hash what an engine needs and compare it with manifest.json, where there is one.
 
-    `done` hears which fraction of the bytes is hashed.
+    As many files at once as there are cores. `done` hears which fraction of the bytes is hashed.
 
     Raises:
         EngineBuildError: CHECKPOINT_CHANGED, a file is not what was registered.
@@ -137,17 +156,21 @@ def hash_files(layout: Layout, done: Callable[[float], None]) -> dict[str, Engin
     registered = _registered(layout.directory / MANIFEST_NAME)
     sizes = {name: (layout.directory / name).stat().st_size for name in layout.files}
     total, hashed = sum(sizes.values()) or 1, 0
-    files: dict[str, EngineFile] = {}
-    for name, size in sizes.items():
-        files[name] = EngineFile(size, hash_file(layout.directory / name))
-        if registered is not None and registered.get(name) != files[name].sha256:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        running = {threads.submit(hash_file, layout.directory / name): name for name in sizes}
+        files: dict[str, EngineFile] = {}
+        for future in as_completed(running):
+            name = running[future]
+            files[name] = EngineFile(sizes[name], future.result())
+            hashed += sizes[name]
+            done(hashed / total)
+    for name, file in sorted(files.items()):
+        if registered is not None and registered.get(name) != file.sha256:
             raise _refused(
                 "CHECKPOINT_CHANGED",
-                f"{name} is not what was registered: its sha256 is {files[name].sha256}, "
+                f"{name} is not what was registered: its sha256 is {file.sha256}, "
                 f"the manifest says {registered.get(name, 'nothing of it')}",
             )
-        hashed += size
-        done(hashed / total)
     return files
 
 

@@ -29,8 +29,8 @@ from transformers.generation.continuous_batching.utils import (
     find_num_key_value_heads,
 )
 
-from engineshed.agent.engines.torch.generation import Generation, Reply
-from engineshed.agent.engines.torch.sampling import Processors, processors_for
+from engineshed.agent.engines.torch.generation import Activity, Cache, Generation, Reply
+from engineshed.agent.engines.torch.sampling import Noted, Processors, processors_for
 
 _PAGE: Final = 32
 """Tokens per page of the cache: small, so that short answers do not each hold a long one."""
@@ -38,8 +38,24 @@ _CPU_CACHE_BYTES: Final = 1 << 30
 _CPU_CACHE_TOKENS: Final = 1 << 16
 """The attention mask grows with it: 64 MiB for these in float32."""
 _GPU_CACHE_SHARE: Final = 0.8
-"""Of the memory that is free once the model is loaded."""
+_CPU_STEP_TOKENS: Final = 256
+_GPU_STEP_TOKENS: Final = 1024
 _CLOSE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much a decoder takes on at once."""
+
+    max_context: int
+    """In tokens, of each request."""
+    max_concurrent: int
+    """Requests in a step."""
+    max_batch_tokens: int | None = None
+    """Tokens in a step, `max_concurrent` at least; None: as suits the device."""
+    kv_cache_fraction: float | None = None
+    """The share of a GPU's memory, of what is free once the model is loaded, that keys and values
+    take; None: the usual one. On a CPU their room is limited anyway."""
 
 
 class ContinuousDecoder:
@@ -48,8 +64,7 @@ class ContinuousDecoder:
     def __init__(
         self,
         model: PreTrainedModel,
-        max_context: int,
-        max_concurrent: int,
+        limits: BatchLimits,
         processors: Processors = processors_for,
     ) -> None:
         self._model = model
@@ -57,9 +72,10 @@ class ContinuousDecoder:
         self._running: dict[str, _Running] = {}
         self._manager = model.init_continuous_batching(
             copy.deepcopy(model.generation_config),  # it writes into it
-            continuous_batching_config=_configuration(model, max_context, max_concurrent),
+            continuous_batching_config=_configuration(model, limits),
         )
-        _choose_by(_OwnProcessors(self._running), self._manager)
+        self._own_processors = _OwnProcessors(self._running)
+        _choose_by(self._own_processors, self._manager)
         self._manager.output_router = _Router(self._running)
         self._manager.start()
 
@@ -68,10 +84,25 @@ class ContinuousDecoder:
         """Whether a step failed as a whole: then all requests failed, and all others would."""
         return self._manager.background_thread_status.fatal_error is not None
 
+    @property
+    def activity(self) -> Activity:
+        """What it is doing, as its thread left it at some point of the last step."""
+        iterations = self._own_processors.steps
+        if (processor := self._manager.batch_processor) is None:  # its thread is about to make it
+            return Activity(0, len(self._running), iterations)
+        scheduled, cache = len(processor.scheduler.active_requests), processor.cache
+        blocks: int = cache.num_blocks
+        used = blocks - min(blocks, int(cache.compute_free_capacity() * blocks))
+        return Activity(
+            scheduled=scheduled,
+            waiting=max(0, len(self._running) - scheduled),
+            iterations=iterations,
+            cache=Cache(blocks, used, _PAGE),
+        )
+
     def submit(self, generation: Generation, reply: Reply) -> None:
         """Let a request take part from the next step on."""
-        prompt_length, device = len(generation.prompt), self._model.device
-        processors = self._processors(generation.sampling, prompt_length, device)
+        processors = self._processors(generation, self._model.device)
         self._running[generation.request_id] = _Running(generation, reply, processors, self.cancel)
         accepted = self._manager.add_request(
             list(generation.prompt),
@@ -105,12 +136,23 @@ class _Running:
     processors: LogitsProcessorList
     cancel: Callable[[str], None]
     answer: list[int] = field(default_factory=list)
+    noted: Noted | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.noted = Noted() if self.generation.log_probabilities else None
+
+    def scores(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores whose largest is the next token."""
+        if self.noted:
+            self.noted(input_ids, scores)
+        chosen: Tensor = self.processors(input_ids, scores)
+        return chosen
 
     def take(self, output: GenerationOutput) -> bool:
         """Hand on what is new in the output; return whether the answer is complete."""
         for token in output.generated_tokens[len(self.answer) :]:
             self.answer.append(token)
-            self.reply.token(token)
+            self.reply.token(token, self.noted and self.noted.log_probability(token))
             if self.generation.ends_with_stop_word(self.answer):
                 self.cancel(self.generation.request_id)
                 self.reply.finish()
@@ -150,6 +192,7 @@ class _OwnProcessors(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  
     ignored_kwargs: tuple[str, ...] = ()
 
     def __init__(self, running: dict[str, _Running]) -> None:
+        self.steps = 0
         self._running = running
         self._rows: list[FutureRequestState] = []
 
@@ -158,15 +201,16 @@ class _OwnProcessors(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> Tensor:
         self._rows = requests_with_new_token
+        self.steps += 1
         return torch.zeros(len(requests_with_new_token), dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:  # noqa: ARG002 - see above
         for row, future in enumerate(self._rows):
             running = self._running.get(future.state.request_id)
-            if running and running.processors:
+            if running and (running.processors or running.noted):
                 tokens = [*future.state.initial_tokens, *future.state.generated_tokens]
                 input_ids = torch.tensor([tokens], device=scores.device)
-                scores[row] = running.processors(input_ids, scores[row : row + 1])[0]
+                scores[row] = running.scores(input_ids, scores[row : row + 1])[0]
         return scores
 
 
@@ -177,17 +221,14 @@ def _choose_by(processor: _OwnProcessors, manager: ContinuousBatchingManager) ->
     processors.do_processing = True
 
 
-def _configuration(
-    model: PreTrainedModel, max_context: int, max_concurrent: int
-) -> ContinuousBatchingConfig:
-    on_cpu = model.device.type == "cpu"
-    tokens = _cache_tokens(model, max_context, max_concurrent)
+def _configuration(model: PreTrainedModel, limits: BatchLimits) -> ContinuousBatchingConfig:
+    step_tokens = _CPU_STEP_TOKENS if model.device.type == "cpu" else _GPU_STEP_TOKENS
     return ContinuousBatchingConfig(
         page_size=_PAGE,
         # Each request may leave most of its last page empty.
-        num_blocks=-(-tokens // _PAGE) + max_concurrent,
-        max_batch_tokens=max(256 if on_cpu else 1024, max_concurrent),
-        max_requests_per_batch=max_concurrent,
+        num_blocks=-(-_cache_tokens(model, limits) // _PAGE) + limits.max_concurrent,
+        max_batch_tokens=limits.max_batch_tokens or max(step_tokens, limits.max_concurrent),
+        max_requests_per_batch=limits.max_concurrent,
         max_memory_percent=1.0,
         max_blocks_per_request=0,
         allow_block_sharing=False,
@@ -196,7 +237,7 @@ def _configuration(
     )
 
 
-def _cache_tokens(model: PreTrainedModel, max_context: int, max_concurrent: int) -> int:
+def _cache_tokens(model: PreTrainedModel, limits: BatchLimits) -> int:
     """Return for how many tokens the cache has room: one request at its longest, at least.
 
     Where there is no room for all at their longest, transformers puts requests off and computes
@@ -207,7 +248,7 @@ def _cache_tokens(model: PreTrainedModel, max_context: int, max_concurrent: int)
     bytes_per_token: int = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
-        room = int(free * _GPU_CACHE_SHARE) // bytes_per_token
+        room = int(free * (limits.kv_cache_fraction or _GPU_CACHE_SHARE)) // bytes_per_token
     else:
         room = min(_CPU_CACHE_TOKENS, _CPU_CACHE_BYTES // bytes_per_token)
-    return max(max_context, min(room, max_context * max_concurrent))
+    return max(limits.max_context, min(room, limits.max_context * limits.max_concurrent))

@@ -9,9 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
+
+from engineshed.triton.refusal import Refusal
 
 log = structlog.get_logger()
 
@@ -19,14 +22,25 @@ _CANCEL_POLL_SECONDS: Final = 0.02
 _IDLE_SECONDS: Final = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new of an answer."""
+
+    tokens: tuple[int, ...] = ()
+    log_probabilities: tuple[float, ...] | None = None
+    """Of each of the tokens; None: the request does not ask for them."""
+    total_log_probability: float = 0.0
+    """Of the answer so far, if it does."""
+
+
 class Outlet(Protocol):
     """Where the answer to one request leaves the process."""
 
-    def send(self, tokens: list[int], *, final: bool) -> None:
-        """Send new tokens; none at all when only the end is news."""
+    def send(self, piece: Piece, *, final: bool) -> None:
+        """Send what is new; the piece has no tokens when only the end is."""
         ...
 
-    def fail(self, message: str) -> None:
+    def refuse(self, kind: Refusal, message: str) -> None:
         """Send the error that ends the answer."""
         ...
 
@@ -45,14 +59,15 @@ class Job:
         self.outlet = outlet
         self._courier = courier
         self._streaming = streaming
-        self._tokens: deque[int] = deque()
-        self._error: str | None = None
+        self._tokens: deque[tuple[int, float | None]] = deque()
+        self._total_log_probability = 0.0
+        self._error: tuple[Refusal, str] | None = None
         self._complete = False
         self._announced = False
 
-    def token(self, token: int) -> None:
+    def token(self, token: int, log_probability: float | None = None) -> None:
         """Take the next token."""
-        self._tokens.append(token)
+        self._tokens.append((token, log_probability))
         if self._streaming:
             self._announce()
 
@@ -63,15 +78,23 @@ class Job:
 
     def fail(self, message: str) -> None:
         """Take note that there will be no more, and why."""
-        self._error = message
+        self.refuse(Refusal.INTERNAL, message)
+
+    def refuse(self, kind: Refusal, message: str) -> None:
+        """Take note that there will be no more, and whose fault it is."""
+        self._error = kind, message
         self.finish()
 
-    def take(self) -> tuple[list[int], bool, str | None]:
-        """Return the tokens not yet taken, whether these are the last, and the error if any."""
+    def take(self) -> tuple[Piece, bool, tuple[Refusal, str] | None]:
+        """Return what is not yet taken, whether it is the last, and the error if any."""
         self._announced = False  # first, so that what comes from here on is announced again
         complete = self._complete  # before the tokens, which were all there when this was set
-        tokens = [self._tokens.popleft() for _ in range(len(self._tokens))]
-        return tokens, complete, self._error
+        new = [self._tokens.popleft() for _ in range(len(self._tokens))]
+        tokens = tuple(token for token, _ in new)
+        likely = tuple(each for _, each in new if each is not None)
+        self._total_log_probability += sum(likely)
+        piece = Piece(tokens, likely or None, self._total_log_probability)
+        return piece, complete, self._error
 
     def _announce(self) -> None:
         if not self._announced:
@@ -153,15 +176,15 @@ class Courier:
             self._release(job, True)
 
     def _send(self, job: Job) -> None:
-        tokens, complete, error = job.take()
+        piece, complete, error = job.take()
         if complete:
             self._release(job, False)
         if error is not None:
-            job.outlet.fail(error)
-        elif tokens or complete:
-            job.outlet.send(tokens, final=complete)
+            job.outlet.refuse(*error)
+        elif piece.tokens or complete:
+            job.outlet.send(piece, final=complete)
 
     def _drop_if_cancelled(self, job: Job) -> None:
         if job.outlet.is_cancelled():
             self._release(job, True)
-            job.outlet.send([], final=True)
+            job.outlet.send(Piece(), final=True)

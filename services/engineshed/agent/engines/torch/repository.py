@@ -32,25 +32,42 @@ _SCALARS: Final = {
     "presence_penalty": "TYPE_FP32",
     "frequency_penalty": "TYPE_FP32",
     "seed": "TYPE_UINT64",
+    "min_tokens": "TYPE_INT32",
+    "return_log_probs": "TYPE_BOOL",
+    "guided_decoding_guide_type": "TYPE_STRING",
+    "guided_decoding_guide": "TYPE_STRING",
     "streaming": "TYPE_BOOL",
     "exclude_input_in_output": "TYPE_BOOL",
 }
 _REQUIRED: Final = ("input_lengths", "request_output_len")
 
 
-def write_repository(engine: Path, repository: Path) -> None:
-    """Write the model repository that serves `engine` into the folder `repository`."""
+def write_repository(
+    engine: Path, repository: Path, kv_cache_fraction: float | None = None
+) -> None:
+    """Write the model repository that serves `engine` into the folder `repository`.
+
+    `kv_cache_fraction` is the share that keys and values take of what is free of a GPU's memory
+    once the model is loaded; None: the usual one.
+    """
     model = repository / MODEL_NAME
     (model / "1").mkdir(parents=True, exist_ok=True)
     (model / "1" / "model.py").write_text(_MODEL, encoding="utf-8")
-    (model / "config.pbtxt").write_text(_configuration(engine), encoding="utf-8")
+    (model / "config.pbtxt").write_text(_configuration(engine, kv_cache_fraction), encoding="utf-8")
 
 
-def _configuration(engine: Path) -> str:
+def _configuration(engine: Path, kv_cache_fraction: float | None) -> str:
+    parameters = {"engine_directory": str(engine)}
+    if kv_cache_fraction is not None:
+        parameters["kv_cache_fraction"] = str(kv_cache_fraction)
     inputs = [
         '{ name: "input_ids" data_type: TYPE_INT32 dims: [ -1 ] }',
         *(_scalar(name, data_type) for name, data_type in _SCALARS.items()),
-        '{ name: "stop_words_list" data_type: TYPE_INT32 dims: [ 2, -1 ] optional: true }',
+        *(
+            f'{{ name: "{name}" data_type: TYPE_INT32 dims: [ 2, -1 ] optional: true }}'
+            for name in ("stop_words_list", "bad_words_list")
+        ),
+        '{ name: "embedding_bias" data_type: TYPE_FP32 dims: [ -1 ] optional: true }',
     ]
     listed = ",\n  ".join(inputs)
     return f"""\
@@ -63,17 +80,20 @@ input [
 ]
 output [
   {{ name: "output_ids" data_type: TYPE_INT32 dims: [ -1, -1 ] }},
-  {{ name: "sequence_length" data_type: TYPE_INT32 dims: [ -1 ] }}
+  {{ name: "sequence_length" data_type: TYPE_INT32 dims: [ -1 ] }},
+  {{ name: "output_log_probs" data_type: TYPE_FP32 dims: [ -1, -1 ] }},
+  {{ name: "cum_log_probs" data_type: TYPE_FP32 dims: [ -1 ] }}
 ]
 instance_group [ {{ count: 1 kind: KIND_CPU }} ]
-parameters {{
-  key: "engine_directory"
-  value {{ string_value: {json.dumps(str(engine), ensure_ascii=False)} }}
-}}
-"""
+{"".join(_parameter(*each) for each in parameters.items())}"""
 
 
 def _scalar(name: str, data_type: str) -> str:
     shape = "dims: [ 1 ] reshape: { shape: [ ] }"
     optional = "" if name in _REQUIRED else " optional: true"
     return f'{{ name: "{name}" data_type: {data_type} {shape}{optional} }}'
+
+
+def _parameter(key: str, value: str) -> str:
+    quoted = json.dumps(value, ensure_ascii=False)
+    return f'parameters {{ key: "{key}" value {{ string_value: {quoted} }} }}\n'

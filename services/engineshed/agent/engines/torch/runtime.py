@@ -13,6 +13,8 @@ import structlog
 import torch
 import triton_python_backend_utils as triton  # only there in Triton's stub
 
+from engineshed.agent.engines.torch.delivery import Piece
+from engineshed.agent.engines.torch.gauges import Gauges
 from engineshed.agent.engines.torch.requests import InvalidRequestError
 from engineshed.agent.engines.torch.serving import FullError, LoadedEngine
 from engineshed.triton.orphan import end_with_server
@@ -39,9 +41,12 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         # A handle: once the server is gone, our parent is whoever adopts orphans on this host.
         server = os.pidfd_open(os.getppid())
+        fraction = parameters.get("kv_cache_fraction", {}).get("string_value")
         self._engine = LoadedEngine(
             Path(parameters["engine_directory"]["string_value"]),
             on_broken=partial(_end_server, server),
+            on_round=Gauges(triton, args["model_name"], args["model_version"]).refresh,
+            kv_cache_fraction=float(fraction) if fraction else None,
         )
         self._engine.warm_up()
 
@@ -68,19 +73,22 @@ class _ResponseSender:
     def __init__(self, sender: Any) -> None:  # noqa: ANN401 - Triton has no types
         self._sender = sender
 
-    def send(self, tokens: list[int], *, final: bool) -> None:
+    def send(self, piece: Piece, *, final: bool) -> None:
         flags = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
-        if not tokens:
+        if not piece.tokens:
             self._sender.send(flags=flags)
             return
+        tokens, likely, total = piece.tokens, piece.log_probabilities, piece.total_log_probability
         outputs = [
             triton.Tensor("output_ids", np.array([[tokens]], dtype=np.int32)),
             triton.Tensor("sequence_length", np.array([[len(tokens)]], dtype=np.int32)),
         ]
+        if likely is not None:
+            outputs += [
+                triton.Tensor("output_log_probs", np.array([[likely]], dtype=np.float32)),
+                triton.Tensor("cum_log_probs", np.array([[total]], dtype=np.float32)),
+            ]
         self._sender.send(triton.InferenceResponse(outputs), flags=flags)
-
-    def fail(self, message: str) -> None:
-        self.refuse(Refusal.INTERNAL, message)
 
     def refuse(self, kind: Refusal, message: str) -> None:
         """Answer with an error; its text says the kind, since over gRPC there is nothing else."""

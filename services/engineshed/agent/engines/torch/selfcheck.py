@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from engineshed.agent.engines.torch.continuous import ContinuousDecoder
-from engineshed.agent.engines.torch.generation import Decoder, Generation, Sampling
+from engineshed.agent.engines.torch.continuous import BatchLimits, ContinuousDecoder
+from engineshed.agent.engines.torch.generation import Decoder, Generation
 from engineshed.agent.engines.torch.loading import end_ids_of
 from engineshed.agent.engines.torch.sampling import Processors
 from engineshed.agent.engines.torch.sequential import SequentialDecoder
@@ -78,7 +78,7 @@ def choose_decoding(
         raise ModelBrokenError(f"{type(error).__name__}: {error}") from error
 
     def continuous(processors: Processors) -> Decoder:
-        return ContinuousDecoder(model, max_context, len(prompts), processors)
+        return ContinuousDecoder(model, BatchLimits(max_context, len(prompts)), processors)
 
     def sequential(processors: Processors) -> Decoder:
         return SequentialDecoder(model, len(prompts), processors)
@@ -172,8 +172,8 @@ def _answers(
     # Each has a length of its own, by which a decoder's processors tell whose scores they see.
     answers = {len(prompt): _Answer() for prompt in prompts}
 
-    def recorder(_: Sampling, prompt_length: int, __: torch.device) -> LogitsProcessorList:
-        return LogitsProcessorList([_Recorder(answers[prompt_length].scores)])
+    def recorder(generation: Generation, _: torch.device) -> LogitsProcessorList:
+        return LogitsProcessorList([_Recorder(answers[len(generation.prompt)].scores)])
 
     replies = [_Collected() for _ in prompts]
     decoder = start(recorder)
@@ -236,7 +236,7 @@ class _Collected:
         self._error = ""
         self._complete = threading.Event()
 
-    def token(self, token: int) -> None:
+    def token(self, token: int, log_probability: float | None = None) -> None:  # noqa: ARG002 - the interface
         self._tokens.append(token)
 
     def finish(self) -> None:

@@ -16,10 +16,15 @@ from typing import Any
 import structlog
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from engineshed.agent.engines.torch.generation import Generation, Reply
-from engineshed.agent.engines.torch.sampling import Processors, processors_for
+from engineshed.agent.engines.torch.generation import Activity, Generation, Reply
+from engineshed.agent.engines.torch.sampling import Noted, Processors, processors_for
 
 log = structlog.get_logger()
 
@@ -35,7 +40,8 @@ class SequentialDecoder:
     ) -> None:
         self._model = model
         self._processors = processors
-        _take_turns_at(model)
+        self._max_concurrent = max_concurrent
+        self._turns = _take_turns_at(model)
         self._threads = ThreadPoolExecutor(max_concurrent, thread_name_prefix="decode")
         self._running: dict[str, _StepByStep] = {}
 
@@ -61,6 +67,13 @@ class SequentialDecoder:
         """Never: each request has a loop of its own to break."""
         return False
 
+    @property
+    def activity(self) -> Activity:
+        """What it is doing; its requests each keep their own keys and values."""
+        running = len(self._running)
+        scheduled = min(running, self._max_concurrent)
+        return Activity(scheduled, running - scheduled, self._turns.taken)
+
     def _run(self, generation: Generation, reply: Reply, steps: "_StepByStep") -> None:
         try:
             if not steps.stopped.is_set():
@@ -76,12 +89,15 @@ class SequentialDecoder:
     def _generate(self, generation: Generation, steps: "_StepByStep") -> None:
         device = self._model.device
         prompt = torch.tensor([list(generation.prompt)], device=device)
+        processors = self._processors(generation, device)
+        if steps.noted:
+            processors = LogitsProcessorList([steps.noted, *processors])
         self._model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=generation.max_new_tokens,
             eos_token_id=sorted(generation.end_ids) or None,
-            logits_processor=self._processors(generation.sampling, prompt.shape[1], device),
+            logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([steps]),
         )
 
@@ -91,6 +107,7 @@ class _StepByStep(StoppingCriteria):  # type: ignore[misc]  # transformers has n
 
     def __init__(self, generation: Generation, reply: Reply) -> None:
         self.stopped = threading.Event()
+        self.noted = Noted() if generation.log_probabilities else None
         self._generation = generation
         self._reply = reply
         self._answer: list[int] = []
@@ -99,12 +116,12 @@ class _StepByStep(StoppingCriteria):  # type: ignore[misc]  # transformers has n
         token = int(input_ids[0, -1])
         if not self.stopped.is_set():
             self._answer.append(token)
-            self._reply.token(token)
+            self._reply.token(token, self.noted and self.noted.log_probability(token))
         done = self.stopped.is_set() or self._generation.ends_with_stop_word(self._answer)
         return torch.full((1,), done, device=input_ids.device, dtype=torch.bool)
 
 
-def _take_turns_at(model: PreTrainedModel) -> None:
+def _take_turns_at(model: PreTrainedModel) -> "_Turns":
     """Let one thread at a time, first come first served, run the model's forward pass.
 
     Some models keep state in their modules during a pass, and two passes at once would compete for
@@ -119,25 +136,29 @@ def _take_turns_at(model: PreTrainedModel) -> None:
             return forward(*args, **kwargs)
 
     model.forward = forward_in_turn
+    return turns
 
 
 class _Turns:
     """A lock that is passed on in the order of asking, which threading.Lock does not promise."""
 
     def __init__(self) -> None:
+        self.taken = 0
+        """How many turns there were."""
         self._guard = threading.Lock()
-        self._taken = False
+        self._busy = False
         self._waiting: deque[threading.Event] = deque()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         with self._guard:
-            mine = threading.Event() if self._taken else None
+            mine = threading.Event() if self._busy else None
             if mine:
                 self._waiting.append(mine)
-            self._taken = True
+            self._busy = True
         if mine:
             mine.wait()
+        self.taken += 1
         try:
             yield
         finally:
@@ -145,4 +166,4 @@ class _Turns:
                 if self._waiting:
                     self._waiting.popleft().set()
                 else:
-                    self._taken = False
+                    self._busy = False

@@ -22,3 +22,4 @@ class BuildTask:
     max_context: int | None
     precision: str | None
     max_concurrent: int
+    max_batch_tokens: int | None = None

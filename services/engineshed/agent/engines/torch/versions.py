@@ -4,7 +4,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-_PACKAGES: Final = ("engineshed", "torch", "transformers", "tokenizers", "safetensors")
+_PACKAGES: Final = (
+    "engineshed",
+    "llguidance",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 class MissingPackageError(Exception):
