@@ -7,7 +7,7 @@ of the CPU. Nothing is ever simulated without being told.
 import os
 import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -81,8 +81,14 @@ class Inventory:
         """Return the UUIDs of a replica's GPUs; none where the CPU serves in their place."""
         return tuple(gpu.uuid for gpu in self.of(gpus))
 
-    def message(self, backends: list[str]) -> NodeInventory:
-        """Return it as the scheduler is told, with the engine back ends that can run here."""
+    def message(self, backends: Sequence[str], versions: Mapping[str, str]) -> NodeInventory:
+        """Return it as the scheduler is told.
+
+        Args:
+            backends: the engine back ends that can run here.
+            versions: of what they build and serve with, by package.
+
+        """
         return NodeInventory(
             hostname=self.hostname,
             region=self.region,
@@ -93,6 +99,10 @@ class Inventory:
             simulated=self.simulated,
             backends=backends,
             agent_version=version("engineshed"),
+            gpu_product=self.gpus[0].product if self.gpus else "",
+            compute_capability=self.gpus[0].compute_capability if self.gpus else "",
+            gpu_uuids=[gpu.uuid for gpu in self.gpus],
+            versions=versions,
         )
 
 

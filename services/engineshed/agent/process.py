@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -58,6 +58,7 @@ async def serve(
     inventory = take_inventory(settings)
     if backends is None:
         backends = await asyncio.to_thread(_available, known_backends())
+    versions = await asyncio.to_thread(_versions, backends.values())
     with sole_agent(settings.folder):
         node = NodeFile(settings.folder)
         replicas = settings.folder / "replicas"
@@ -89,7 +90,7 @@ async def serve(
         )
         hello = Hello(
             node_id=node.node_id,
-            inventory=inventory.message(list(backends)),
+            inventory=inventory.message(list(backends), versions),
             boot_id=means.boot_id,
         )
         connection = SchedulerConnection(channel, hello, reconciler)
@@ -148,6 +149,12 @@ def _workshop(
         replica_host=settings.replica_host,
         log_level=settings.log_level,
     )
+
+
+def _versions(backends: Iterable[EngineBackend]) -> dict[str, str]:
+    return {
+        name: version for backend in backends for name, version in backend.fingerprint().items()
+    }
 
 
 def _available(backends: Sequence[EngineBackend]) -> dict[str, EngineBackend]:

@@ -31,6 +31,8 @@ async def test_an_agent_greets_with_what_its_host_offers(
     assert (inventory.gpu_type, inventory.gpu_count, inventory.region) == ("h100-sxm", 8, "fra")
     assert inventory.simulated
     assert list(inventory.backends) == ["copying"]
+    assert dict(inventory.versions) == {"copying": "1"}
+    assert (inventory.gpu_product, list(inventory.gpu_uuids)) == ("", [])
     assert inventory.gpu_memory_bytes > 0
     assert (scheduler.reports[0].term, scheduler.reports[0].generation) == (0, 0)
 

@@ -55,11 +55,14 @@ def test_gpus_are_offered_as_the_driver_says(driver, settings) -> None:
     driver(A_GPU, ANOTHER)
 
     inventory = take_inventory(settings())
-    told = inventory.message(["torch"])
+    told = inventory.message(["torch"], {"torch": "2.13.0"})
 
     assert (told.gpu_type, told.gpu_count, told.simulated) == ("h200-sxm", 2, False)
     assert told.gpu_memory_bytes == USABLE_BYTES
     assert told.driver == "580.159.04"
+    assert (told.gpu_product, told.compute_capability) == ("NVIDIA H200", "9.0")
+    assert list(told.gpu_uuids) == [gpu.uuid for gpu in inventory.gpus]
+    assert dict(told.versions) == {"torch": "2.13.0"}
 
 
 def test_an_engine_is_for_the_real_product_its_architecture_and_its_driver(

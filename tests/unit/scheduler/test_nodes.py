@@ -80,8 +80,9 @@ def test_it_may_come_back_with_something_else() -> None:
 
 def test_inventories_travel_whole() -> None:
     inventory = Inventory(
-        "h", "eu", "h100-sxm", 8, 80 << 30, "550", True, frozenset({"torch", "python"}), "1.2"
-    )
+        "h", "eu", "h100-sxm", 8, 80 << 30, "550", True, frozenset({"torch", "python"}), "1.2",
+        "NVIDIA H100", "9.0", ("GPU-a", "GPU-b"), frozenset({("tensorrt_llm", "1.2.1")}),
+    )  # fmt: skip
     assert inventory_of(message_of(inventory)) == inventory
 
 

@@ -54,6 +54,10 @@ class Inventory:
     simulated: bool = False
     backends: frozenset[str] = frozenset()
     agent_version: str = ""
+    gpu_product: str = ""  # as its driver says it; "": the CPU serves
+    compute_capability: str = ""
+    gpu_uuids: tuple[str, ...] = ()  # by index
+    versions: frozenset[tuple[str, str]] = frozenset()  # of packages that build and serve
 
     @property
     def estimated_memory_bytes(self) -> int:
@@ -211,6 +215,10 @@ def inventory_of(message: api.NodeInventory) -> Inventory:
         simulated=message.simulated,
         backends=frozenset(message.backends),
         agent_version=message.agent_version,
+        gpu_product=message.gpu_product,
+        compute_capability=message.compute_capability,
+        gpu_uuids=tuple(message.gpu_uuids),
+        versions=frozenset(message.versions.items()),
     )
 
 
@@ -226,6 +234,10 @@ def message_of(inventory: Inventory) -> api.NodeInventory:
         simulated=inventory.simulated,
         backends=sorted(inventory.backends),
         agent_version=inventory.agent_version,
+        gpu_product=inventory.gpu_product,
+        compute_capability=inventory.compute_capability,
+        gpu_uuids=inventory.gpu_uuids,
+        versions=dict(inventory.versions),
     )
 
 

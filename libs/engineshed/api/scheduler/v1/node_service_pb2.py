@@ -26,13 +26,15 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.engineshed/api/scheduler/v1/node_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.engineshed.api.scheduler.v1.Node.State\x12=\n\tinventory\x18\x03 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\x12\x38\n\x04gpus\x18\x04 \x03(\x0b\x32*.engineshed.api.scheduler.v1.GpuAllocation\x12-\n\tjoin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nheard_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08reported\x18\x07 \x01(\x08\x12\x0e\n\x06reason\x18\x08 \x01(\t\"x\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_JOINED\x10\x01\x12\x12\n\x0eSTATE_CORDONED\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x0e\n\nSTATE_LEFT\x10\x04\x12\x0e\n\nSTATE_LOST\x10\x05\"\x94\x02\n\rNodeInventory\x12\x1a\n\x08hostname\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12-\n\x06region\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x33\n\x08gpu_type\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^[a-z0-9][a-z0-9.-]{0,62}$\x12\x1d\n\tgpu_count\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x08(\x01\x12\x18\n\x10gpu_memory_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06\x64river\x18\x06 \x01(\t\x12\x11\n\tsimulated\x18\x07 \x01(\x08\x12\x10\n\x08\x62\x61\x63kends\x18\x08 \x03(\t\x12\x15\n\ragent_version\x18\t \x01(\t\"W\n\rGpuAllocation\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x03 \x01(\t\x12\x0e\n\x06org_id\x18\x04 \x01(\t\"G\n\x0eGetNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\"B\n\x0fGetNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"O\n\x10ListNodesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"^\n\x11ListNodesResponse\x12\x30\n\x05nodes\x18\x01 \x03(\x0b\x32!.engineshed.api.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x11\x43ordonNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"E\n\x12\x43ordonNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"L\n\x13UncordonNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\"G\n\x14UncordonNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"c\n\x10\x44rainNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"D\n\x11\x44rainNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"s\n\x11RemoveNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"E\n\x12RemoveNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node2\x9e\x05\n\x0bNodeService\x12\x64\n\x07GetNode\x12+.engineshed.api.scheduler.v1.GetNodeRequest\x1a,.engineshed.api.scheduler.v1.GetNodeResponse\x12j\n\tListNodes\x12-.engineshed.api.scheduler.v1.ListNodesRequest\x1a..engineshed.api.scheduler.v1.ListNodesResponse\x12m\n\nCordonNode\x12..engineshed.api.scheduler.v1.CordonNodeRequest\x1a/.engineshed.api.scheduler.v1.CordonNodeResponse\x12s\n\x0cUncordonNode\x12\x30.engineshed.api.scheduler.v1.UncordonNodeRequest\x1a\x31.engineshed.api.scheduler.v1.UncordonNodeResponse\x12j\n\tDrainNode\x12-.engineshed.api.scheduler.v1.DrainNodeRequest\x1a..engineshed.api.scheduler.v1.DrainNodeResponse\x12m\n\nRemoveNode\x12..engineshed.api.scheduler.v1.RemoveNodeRequest\x1a/.engineshed.api.scheduler.v1.RemoveNodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.engineshed/api/scheduler/v1/node_service.proto\x12\x1b\x65ngineshed.api.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.engineshed.api.scheduler.v1.Node.State\x12=\n\tinventory\x18\x03 \x01(\x0b\x32*.engineshed.api.scheduler.v1.NodeInventory\x12\x38\n\x04gpus\x18\x04 \x03(\x0b\x32*.engineshed.api.scheduler.v1.GpuAllocation\x12-\n\tjoin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nheard_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08reported\x18\x07 \x01(\x08\x12\x0e\n\x06reason\x18\x08 \x01(\t\"x\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_JOINED\x10\x01\x12\x12\n\x0eSTATE_CORDONED\x10\x02\x12\x12\n\x0eSTATE_DRAINING\x10\x03\x12\x0e\n\nSTATE_LEFT\x10\x04\x12\x0e\n\nSTATE_LOST\x10\x05\"\xd5\x03\n\rNodeInventory\x12\x1a\n\x08hostname\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12-\n\x06region\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x33\n\x08gpu_type\x18\x03 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^[a-z0-9][a-z0-9.-]{0,62}$\x12\x1d\n\tgpu_count\x18\x04 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x08(\x01\x12\x18\n\x10gpu_memory_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06\x64river\x18\x06 \x01(\t\x12\x11\n\tsimulated\x18\x07 \x01(\x08\x12\x10\n\x08\x62\x61\x63kends\x18\x08 \x03(\t\x12\x15\n\ragent_version\x18\t \x01(\t\x12\x13\n\x0bgpu_product\x18\n \x01(\t\x12\x1a\n\x12\x63ompute_capability\x18\x0b \x01(\t\x12\x11\n\tgpu_uuids\x18\x0c \x03(\t\x12J\n\x08versions\x18\r \x03(\x0b\x32\x38.engineshed.api.scheduler.v1.NodeInventory.VersionsEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\rGpuAllocation\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x13\n\x0b\x65ndpoint_id\x18\x03 \x01(\t\x12\x0e\n\x06org_id\x18\x04 \x01(\t\"G\n\x0eGetNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\"B\n\x0fGetNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"O\n\x10ListNodesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"^\n\x11ListNodesResponse\x12\x30\n\x05nodes\x18\x01 \x03(\x0b\x32!.engineshed.api.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"d\n\x11\x43ordonNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"E\n\x12\x43ordonNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"L\n\x13UncordonNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\"G\n\x14UncordonNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"c\n\x10\x44rainNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"D\n\x11\x44rainNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node\"s\n\x11RemoveNodeRequest\x12\x35\n\x07node_id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^node_[0-9A-HJKMNP-TV-Z]{26}$\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"E\n\x12RemoveNodeResponse\x12/\n\x04node\x18\x01 \x01(\x0b\x32!.engineshed.api.scheduler.v1.Node2\x9e\x05\n\x0bNodeService\x12\x64\n\x07GetNode\x12+.engineshed.api.scheduler.v1.GetNodeRequest\x1a,.engineshed.api.scheduler.v1.GetNodeResponse\x12j\n\tListNodes\x12-.engineshed.api.scheduler.v1.ListNodesRequest\x1a..engineshed.api.scheduler.v1.ListNodesResponse\x12m\n\nCordonNode\x12..engineshed.api.scheduler.v1.CordonNodeRequest\x1a/.engineshed.api.scheduler.v1.CordonNodeResponse\x12s\n\x0cUncordonNode\x12\x30.engineshed.api.scheduler.v1.UncordonNodeRequest\x1a\x31.engineshed.api.scheduler.v1.UncordonNodeResponse\x12j\n\tDrainNode\x12-.engineshed.api.scheduler.v1.DrainNodeRequest\x1a..engineshed.api.scheduler.v1.DrainNodeResponse\x12m\n\nRemoveNode\x12..engineshed.api.scheduler.v1.RemoveNodeRequest\x1a/.engineshed.api.scheduler.v1.RemoveNodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'engineshed.api.scheduler.v1.node_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_NODEINVENTORY_VERSIONSENTRY']._loaded_options = None
+  _globals['_NODEINVENTORY_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_NODEINVENTORY'].fields_by_name['hostname']._loaded_options = None
   _globals['_NODEINVENTORY'].fields_by_name['hostname']._serialized_options = b'\272H\005r\003\030\375\001'
   _globals['_NODEINVENTORY'].fields_by_name['region']._loaded_options = None
@@ -66,33 +68,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODE_STATE']._serialized_start=473
   _globals['_NODE_STATE']._serialized_end=593
   _globals['_NODEINVENTORY']._serialized_start=596
-  _globals['_NODEINVENTORY']._serialized_end=872
-  _globals['_GPUALLOCATION']._serialized_start=874
-  _globals['_GPUALLOCATION']._serialized_end=961
-  _globals['_GETNODEREQUEST']._serialized_start=963
-  _globals['_GETNODEREQUEST']._serialized_end=1034
-  _globals['_GETNODERESPONSE']._serialized_start=1036
-  _globals['_GETNODERESPONSE']._serialized_end=1102
-  _globals['_LISTNODESREQUEST']._serialized_start=1104
-  _globals['_LISTNODESREQUEST']._serialized_end=1183
-  _globals['_LISTNODESRESPONSE']._serialized_start=1185
-  _globals['_LISTNODESRESPONSE']._serialized_end=1279
-  _globals['_CORDONNODEREQUEST']._serialized_start=1281
-  _globals['_CORDONNODEREQUEST']._serialized_end=1381
-  _globals['_CORDONNODERESPONSE']._serialized_start=1383
-  _globals['_CORDONNODERESPONSE']._serialized_end=1452
-  _globals['_UNCORDONNODEREQUEST']._serialized_start=1454
-  _globals['_UNCORDONNODEREQUEST']._serialized_end=1530
-  _globals['_UNCORDONNODERESPONSE']._serialized_start=1532
-  _globals['_UNCORDONNODERESPONSE']._serialized_end=1603
-  _globals['_DRAINNODEREQUEST']._serialized_start=1605
-  _globals['_DRAINNODEREQUEST']._serialized_end=1704
-  _globals['_DRAINNODERESPONSE']._serialized_start=1706
-  _globals['_DRAINNODERESPONSE']._serialized_end=1774
-  _globals['_REMOVENODEREQUEST']._serialized_start=1776
-  _globals['_REMOVENODEREQUEST']._serialized_end=1891
-  _globals['_REMOVENODERESPONSE']._serialized_start=1893
-  _globals['_REMOVENODERESPONSE']._serialized_end=1962
-  _globals['_NODESERVICE']._serialized_start=1965
-  _globals['_NODESERVICE']._serialized_end=2635
+  _globals['_NODEINVENTORY']._serialized_end=1065
+  _globals['_NODEINVENTORY_VERSIONSENTRY']._serialized_start=1018
+  _globals['_NODEINVENTORY_VERSIONSENTRY']._serialized_end=1065
+  _globals['_GPUALLOCATION']._serialized_start=1067
+  _globals['_GPUALLOCATION']._serialized_end=1154
+  _globals['_GETNODEREQUEST']._serialized_start=1156
+  _globals['_GETNODEREQUEST']._serialized_end=1227
+  _globals['_GETNODERESPONSE']._serialized_start=1229
+  _globals['_GETNODERESPONSE']._serialized_end=1295
+  _globals['_LISTNODESREQUEST']._serialized_start=1297
+  _globals['_LISTNODESREQUEST']._serialized_end=1376
+  _globals['_LISTNODESRESPONSE']._serialized_start=1378
+  _globals['_LISTNODESRESPONSE']._serialized_end=1472
+  _globals['_CORDONNODEREQUEST']._serialized_start=1474
+  _globals['_CORDONNODEREQUEST']._serialized_end=1574
+  _globals['_CORDONNODERESPONSE']._serialized_start=1576
+  _globals['_CORDONNODERESPONSE']._serialized_end=1645
+  _globals['_UNCORDONNODEREQUEST']._serialized_start=1647
+  _globals['_UNCORDONNODEREQUEST']._serialized_end=1723
+  _globals['_UNCORDONNODERESPONSE']._serialized_start=1725
+  _globals['_UNCORDONNODERESPONSE']._serialized_end=1796
+  _globals['_DRAINNODEREQUEST']._serialized_start=1798
+  _globals['_DRAINNODEREQUEST']._serialized_end=1897
+  _globals['_DRAINNODERESPONSE']._serialized_start=1899
+  _globals['_DRAINNODERESPONSE']._serialized_end=1967
+  _globals['_REMOVENODEREQUEST']._serialized_start=1969
+  _globals['_REMOVENODEREQUEST']._serialized_end=2084
+  _globals['_REMOVENODERESPONSE']._serialized_start=2086
+  _globals['_REMOVENODERESPONSE']._serialized_end=2155
+  _globals['_NODESERVICE']._serialized_start=2158
+  _globals['_NODESERVICE']._serialized_end=2828
 # @@protoc_insertion_point(module_scope)

@@ -121,6 +121,26 @@ class NodeInventory(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class VersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HOSTNAME_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     GPU_TYPE_FIELD_NUMBER: _builtins.int
@@ -130,6 +150,10 @@ class NodeInventory(_message.Message):
     SIMULATED_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    GPU_PRODUCT_FIELD_NUMBER: _builtins.int
+    COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
+    GPU_UUIDS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     """hostname is the host's own name."""
     region: _builtins.str
@@ -146,9 +170,23 @@ class NodeInventory(_message.Message):
     """simulated is true when the GPUs are only declared and the CPU serves in their place."""
     agent_version: _builtins.str
     """agent_version is the version of its agent."""
+    gpu_product: _builtins.str
+    """gpu_product is the name of its GPUs as their driver says it, e.g. "NVIDIA H100 80GB HBM3". Empty
+    where the CPU serves.
+    """
+    compute_capability: _builtins.str
+    """compute_capability is that of its GPUs, e.g. "9.0". Empty where the CPU serves."""
     @_builtins.property
     def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """backends are the engine back ends that it can run, e.g. "torch"."""
+
+    @_builtins.property
+    def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """gpu_uuids are the names that CUDA knows its GPUs by, by index. None where the CPU serves."""
+
+    @_builtins.property
+    def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """versions are those of what its back ends build and serve with, by package, e.g. "tensorrt_llm"."""
 
     def __init__(
         self,
@@ -162,10 +200,14 @@ class NodeInventory(_message.Message):
         simulated: _builtins.bool = ...,
         backends: _abc.Iterable[_builtins.str] | None = ...,
         agent_version: _builtins.str = ...,
+        gpu_product: _builtins.str = ...,
+        compute_capability: _builtins.str = ...,
+        gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
+        versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "backends", b"backends", "driver", b"driver", "gpu_count", b"gpu_count", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_type", b"gpu_type", "hostname", b"hostname", "region", b"region", "simulated", b"simulated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "backends", b"backends", "compute_capability", b"compute_capability", "driver", b"driver", "gpu_count", b"gpu_count", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_product", b"gpu_product", "gpu_type", b"gpu_type", "gpu_uuids", b"gpu_uuids", "hostname", b"hostname", "region", b"region", "simulated", b"simulated", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
