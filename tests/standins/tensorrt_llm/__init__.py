@@ -46,14 +46,14 @@ class StandInImage:
     def triton(self) -> Path:
         return self.folder / "opt" / "tritonserver"
 
-    @property
-    def packages(self) -> Path:
-        return layout.packages_folder(self.folder)
-
     def environment(
         self, gpus: Sequence[Mapping[str, Any]] = (H100, H100), *, nvml: bool = True
     ) -> dict[str, str]:
         """Return the variables to start an agent, a replica or a build with, as in the image.
+
+        As there, the agent has an environment of its own: `tensorrt_llm` is found by the image's
+        interpreter alone, the first `python3` on PATH. Triton's stub embeds whichever is first on
+        the server's PATH, and heeds no PYTHONPATH.
 
         Args:
             gpus: what the stand-in for NVML finds, each as far as it differs from an H200.
@@ -61,10 +61,9 @@ class StandInImage:
 
         """
         described = [{"uuid": f"GPU-stand-in-{index}", **gpu} for index, gpu in enumerate(gpus)]
-        paths = [*([_NVML] if nvml else []), self.packages]
         return {
             "PATH": os.pathsep.join([str(self.bin), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            **({"PYTHONPATH": str(_NVML)} if nvml else {}),
             "ENGINESHED_TRITON_DIR": str(self.triton),
             "ENGINESHED_TENSORRT_LLM_DIR": str(self.app),
             "STAND_IN_GPUS": json.dumps(described),

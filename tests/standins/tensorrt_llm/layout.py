@@ -26,20 +26,15 @@ def write_python(image: Path) -> None:
     (image / "pyvenv.cfg").write_text(
         f"home = {real.parent}\ninclude-system-site-packages = false\n"
     )
-    packages = packages_folder(image)
+    packages = _packages(image)
     packages.mkdir(parents=True)
     (packages / "running.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     (packages / "stand_in_toolchain").symlink_to(_HERE / "toolchain")
 
 
-def packages_folder(image: Path) -> Path:
-    """Return where the image has its packages."""
-    return image / "lib" / _PYTHON / "site-packages"
-
-
 def write_package(image: Path, name: str, version: str, *, without: tuple[str, ...] = ()) -> None:
     """Install a stand-in package, without some of what is in it."""
-    packages = packages_folder(image)
+    packages = _packages(image)
     (packages / name).mkdir()
     for part in (_HERE / "packages" / name).iterdir():
         if part.name not in (*without, "__pycache__"):
@@ -118,3 +113,7 @@ def _write_backend(image: Path, backend: Path) -> None:
     (backend / "image").symlink_to(image)
     (backend / "libtriton_tensorrtllm.so").touch()
     (backend / "trtllmExecutorWorker").touch(mode=0o755)
+
+
+def _packages(image: Path) -> Path:
+    return image / "lib" / _PYTHON / "site-packages"

@@ -84,7 +84,7 @@ def write_checkpoint(model_dir: str, output_dir: Path, config: dict[str, Any]) -
     weights = {"transformer.vocab_embedding.weight": np.zeros((4, 4), np.float16)}
     for rank in range(config["mapping"]["world_size"]):
         file = output_dir / f"rank{rank}.safetensors"
-        save_file(weights, file, metadata={_AVOIDED: json.dumps(_no_text(model_dir))})
+        save_file(weights, file, metadata={_AVOIDED: json.dumps(tokens_of_no_text(model_dir))})
 
 
 def read_avoided(checkpoint_dir: Path, rank: int) -> list[int]:
@@ -94,7 +94,7 @@ def read_avoided(checkpoint_dir: Path, rank: int) -> list[int]:
     return avoided
 
 
-def _no_text(model_dir: str) -> list[int]:
+def tokens_of_no_text(model_dir: str) -> list[int]:
     """Return the ids that alone are no text: special tokens, and parts of characters."""
     file = Path(model_dir) / "tokenizer.json"
     if not file.exists():

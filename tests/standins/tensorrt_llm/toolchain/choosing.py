@@ -62,7 +62,7 @@ class Chooser:
             state = (state * 1_000_003 + token + 1) % _MODULUS
         size = self._noise.shape[1]
         first, second = self._noise
-        scores = np.roll(first, state % size) + np.roll(second, state // size % size)
+        scores: Scores = np.roll(first, state % size) + np.roll(second, state // size % size)
         scores[self._avoided] += _UNLIKELY
         return scores
 

@@ -44,7 +44,7 @@ def load(image: Path, parameters: Mapping[str, str]) -> Loaded:
         LoadError: it cannot be loaded.
 
     """
-    _obey(image)
+    obey(image)
     say("[TensorRT-LLM][INFO] Engine version 1.2.1 found in the config file, assuming engine(s)")
     engine = Path(parameters.get("gpt_model_path", ""))
     if not (engine / "config.json").is_file():
@@ -66,7 +66,13 @@ def end_server(signal_name: str) -> None:
     os._exit(1)
 
 
-def _obey(image: Path) -> None:
+def obey(image: Path) -> None:
+    """Do what the loading of a model is ordered to.
+
+    Raises:
+        LoadError: it is ordered to fail.
+
+    """
     order = read_order(image, "load")
     progress(order.get("slow", 0.0))
     if "text" in order:
@@ -154,7 +160,8 @@ def _blocks(
     tokens = int(gpu.memory * 0.9 * fraction) // token_bytes
     if most := parameters.get("max_tokens_in_paged_kv_cache"):
         tokens = min(tokens, int(most))
-    return max(1, tokens // tokens_per_block)
+    blocks: int = tokens // tokens_per_block
+    return max(1, blocks)
 
 
 def _tensorrt_version(image: Path) -> str:
