@@ -13,8 +13,9 @@ from typing import Any, Final
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from engineshed.replica.engine import Generation, build_request
-from engineshed.triton.control import load_model, wait_until_live
+from engineshed.replica.engine import Generation
+from engineshed.replica.tokens import Layout
+from engineshed.triton.control import load_model, read_tensors, wait_until_live
 from engineshed.triton.engine import MODEL_NAME
 from engineshed.triton.installation import find_triton, prepare_backends
 from engineshed.triton.launch import Ports, server_command
@@ -59,7 +60,9 @@ class TritonByHand:
         try:
             await wait_until_live(command.ports.http, _PATIENCE)
             await load_model(command.ports.http, MODEL_NAME, _PATIENCE)
-            request = build_request(Generation(prompt=(0,), max_tokens=1), "by-hand", end_id=None)
+            tensors = await read_tensors(command.ports.http, MODEL_NAME)
+            layout = Layout(tensors, end_ids=(), knows_its_ends=True)
+            request = layout.request(Generation(prompt=(0,), max_tokens=1), "by-hand")
             async with grpc.aio.insecure_channel(f"127.0.0.1:{command.ports.grpc}") as channel:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 async for answer in stub.ModelStreamInfer(_once(request)):

@@ -6,7 +6,7 @@ event and ends without `[DONE]`.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
@@ -15,15 +15,22 @@ import structlog
 from ulid import ULID
 
 from engineshed.replica.admission import Admission
-from engineshed.replica.bodies import DONE, Bodies, ChatBodies, CompletionBodies, Head, Usage
-from engineshed.replica.domain.answer import FinishReason
+from engineshed.replica.bodies import (
+    DONE,
+    Bodies,
+    ChatBodies,
+    Choice,
+    CompletionBodies,
+    Head,
+    Usage,
+)
 from engineshed.replica.engine import EngineError, EngineRefusedError, EngineUnavailableError
 from engineshed.replica.errors import ApiError, engine_failed, invalid, unavailable
 from engineshed.replica.exchange import ClientGoneError, Exchange
 from engineshed.replica.metrics import Metrics
 from engineshed.replica.prompts import Prompts, Task
 from engineshed.replica.requests import ChatRequest, CompletionRequest, GenerationRequest, parse
-from engineshed.replica.serving import Run, Serving
+from engineshed.replica.serving import Piece, Run, Serving
 from engineshed.telemetry.tracing import start_span
 
 R = TypeVar("R", bound=GenerationRequest)
@@ -135,7 +142,9 @@ class Answering:
         log.warning("engine_error", request_id=request_id, reason=str(error))
         if isinstance(error, EngineRefusedError):
             return invalid(
-                f"The engine refuses the request: {error}", param=None, code="engine_refused"
+                f"The engine refuses the request: {error}",
+                param=error.param,
+                code="engine_refused",
             )
         self._on_engine_error()
         if isinstance(error, EngineUnavailableError):
@@ -225,15 +234,20 @@ def _name_of(error: BaseException) -> str:
 
 
 async def _send_whole(exchange: Exchange, bodies: Bodies, report: _Report, run: Run) -> None:
-    texts: list[list[str]] = [[] for _ in range(run.size)]
-    reasons: list[FinishReason | None] = [None] * run.size
+    told: list[list[Piece]] = [[] for _ in range(run.size)]
     while pieces := await run.news():
         report.first_token()
         for piece in pieces:
-            texts[piece.index].append(piece.text)
-            reasons[piece.index] = piece.finish_reason
-    whole = bodies.whole(["".join(text) for text in texts], reasons, report.usage())
-    await exchange.respond(200, whole)
+            told[piece.index].append(piece)
+    choices = [_choice(pieces, scored=run.scored) for pieces in told]
+    await exchange.respond(200, bodies.whole(choices, report.usage()))
+
+
+def _choice(pieces: Sequence[Piece], *, scored: bool) -> Choice:
+    """Join all pieces of a choice."""
+    last = pieces[-1]
+    scores = [score for piece in pieces for score in piece.scores] if scored else None
+    return Choice(last.index, "".join([piece.text for piece in pieces]), last.finish_reason, scores)
 
 
 async def _stream(exchange: Exchange, bodies: Bodies, report: _Report, run: Run) -> None:
@@ -248,7 +262,7 @@ async def _stream(exchange: Exchange, bodies: Bodies, report: _Report, run: Run)
                 opened.add(piece.index)
                 chunks.append(bodies.opening(piece.index))
             if piece.text:
-                chunks.append(bodies.text(piece.index, piece.text))
+                chunks.append(bodies.text(piece.index, piece.text, piece.scores))
             if piece.finish_reason:
                 chunks.append(bodies.closing(piece.index, piece.finish_reason))
         await exchange.write(b"".join(chunks))

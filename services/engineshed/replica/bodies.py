@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from engineshed.replica.domain.answer import FinishReason
+from engineshed.replica.domain.scored import Score
+from engineshed.replica.logprobs import of_chat, of_completion
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -37,6 +39,17 @@ class Head:
     system_fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of the answers, whole."""
+
+    index: int
+    text: str
+    reason: FinishReason | None
+    scores: Sequence[Score] | None
+    """None: they were not asked for."""
+
+
 class Bodies:
     """The bodies of one answer; a subclass for each endpoint."""
 
@@ -52,15 +65,12 @@ class Bodies:
         self._before = f"data: {_dumps(self._fields(self.CHUNK))[:-1]},"
         self._after = ',"usage":null}\n\n' if with_usage else "}\n\n"
 
-    def whole(
-        self, texts: Sequence[str], reasons: Sequence[FinishReason | None], usage: Usage
-    ) -> bytes:
+    def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
         """Return the answer in one body."""
-        choices = [
-            self.choice(index, text, reason)
-            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-        ]
-        fields = self._fields(self.WHOLE) | {"choices": choices, "usage": usage.as_json()}
+        fields = self._fields(self.WHOLE) | {
+            "choices": [self.choice(choice) for choice in choices],
+            "usage": usage.as_json(),
+        }
         return _dumps(fields).encode()
 
     def usage(self, usage: Usage) -> bytes:
@@ -75,15 +85,15 @@ class Bodies:
         """Return what comes before a choice's text."""
         raise NotImplementedError
 
-    def text(self, index: int, text: str) -> bytes:
-        """Return the chunk with the next text of a choice."""
+    def text(self, index: int, text: str, scores: Sequence[Score]) -> bytes:
+        """Return the chunk with the next text of a choice, and scores if it has some."""
         raise NotImplementedError
 
     def closing(self, index: int, reason: FinishReason) -> bytes:
         """Return the chunk that says how a choice ended."""
         raise NotImplementedError
 
-    def choice(self, index: int, text: str, reason: FinishReason | None) -> Mapping[str, Any]:
+    def choice(self, choice: Choice) -> Mapping[str, Any]:
         """Return a choice of the whole answer."""
         raise NotImplementedError
 
@@ -108,26 +118,30 @@ class ChatBodies(Bodies):
         """Return the chunk that says who speaks."""
         return self._delta(index, '{"role":"assistant","content":"","refusal":null}', None)
 
-    def text(self, index: int, text: str) -> bytes:
+    def text(self, index: int, text: str, scores: Sequence[Score]) -> bytes:
         """Return the chunk with the next text of a choice."""
-        return self._delta(index, f'{{"content":{_dumps(text)}}}', None)
+        logprobs = _dumps(of_chat(scores)) if scores else "null"
+        return self._delta(index, f'{{"content":{_dumps(text)}}}', None, logprobs)
 
     def closing(self, index: int, reason: FinishReason) -> bytes:
         """Return the chunk that says how a choice ended."""
         return self._delta(index, "{}", reason)
 
-    def choice(self, index: int, text: str, reason: FinishReason | None) -> Mapping[str, Any]:
+    def choice(self, choice: Choice) -> Mapping[str, Any]:
         """Return a choice of the whole answer."""
         return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": reason,
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": None if choice.scores is None else of_chat(choice.scores),
+            "finish_reason": choice.reason,
         }
 
-    def _delta(self, index: int, delta: str, reason: FinishReason | None) -> bytes:
+    def _delta(
+        self, index: int, delta: str, reason: FinishReason | None, logprobs: str = "null"
+    ) -> bytes:
         return self.chunk(
-            f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":{_ended(reason)}}}'
+            f'{{"index":{index},"delta":{delta},"logprobs":{logprobs},'
+            f'"finish_reason":{_ended(reason)}}}'
         )
 
 
@@ -142,21 +156,29 @@ class CompletionBodies(Bodies):
         """Return nothing: the text comes at once."""
         return b""
 
-    def text(self, index: int, text: str) -> bytes:
+    def text(self, index: int, text: str, scores: Sequence[Score]) -> bytes:
         """Return the chunk with the next text of a choice."""
-        return self._text(index, text, None)
+        logprobs = _dumps(of_completion(scores)) if scores else "null"
+        return self._text(index, text, None, logprobs)
 
     def closing(self, index: int, reason: FinishReason) -> bytes:
         """Return the chunk that says how a choice ended."""
         return self._text(index, "", reason)
 
-    def choice(self, index: int, text: str, reason: FinishReason | None) -> Mapping[str, Any]:
+    def choice(self, choice: Choice) -> Mapping[str, Any]:
         """Return a choice of the whole answer."""
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+        return {
+            "index": choice.index,
+            "text": choice.text,
+            "logprobs": None if choice.scores is None else of_completion(choice.scores),
+            "finish_reason": choice.reason,
+        }
 
-    def _text(self, index: int, text: str, reason: FinishReason | None) -> bytes:
+    def _text(
+        self, index: int, text: str, reason: FinishReason | None, logprobs: str = "null"
+    ) -> bytes:
         return self.chunk(
-            f'{{"index":{index},"text":{_dumps(text)},"logprobs":null,'
+            f'{{"index":{index},"text":{_dumps(text)},"logprobs":{logprobs},'
             f'"finish_reason":{_ended(reason)}}}'
         )
 

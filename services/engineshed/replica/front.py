@@ -17,6 +17,7 @@ from engineshed.replica.admission import Admission
 from engineshed.replica.answering import Answering, Model
 from engineshed.replica.api import Api
 from engineshed.replica.engine import Engine, EngineError, EngineUnavailableError
+from engineshed.replica.engines import connect
 from engineshed.replica.errors import unavailable
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.replica.health import EngineWatch, canary, patiently
@@ -170,8 +171,8 @@ class Front:
 
         """
         triton, tokenizer = await self._load()
-        self._engine = Engine(triton.ports.grpc, next(iter(self._manifest.eos_token_ids), None))
-        self._serving = serving = Serving(self._engine, tokenizer.decoding, self._admission)
+        self._engine = connect(triton.ports.grpc, await triton.tensors(), self._manifest, tokenizer)
+        self._serving = serving = Serving(self._engine, self._admission)
         self._status.progress(0.9, "generating a first token")
         try:
             await triton.unless_it_ends(patiently(canary(serving), _FIRST_ANSWER_SECONDS))
@@ -182,7 +183,10 @@ class Front:
                 f"{error or f'no answer in {_FIRST_ANSWER_SECONDS} s'}",
             ) from error
         watch = EngineWatch(serving)
-        self._open(Prompts(tokenizer, self._manifest), serving, watch)
+        prompts = Prompts(
+            tokenizer, self._manifest, self._engine.offers, takes_ids=self._engine.takes_ids
+        )
+        self._open(prompts, serving, watch)
         await supervise(stop, {"triton": triton.watch(), "engine": watch.watch()})
 
     async def _load(self) -> tuple[TritonServer, Tokenizer]:
@@ -225,7 +229,11 @@ class Front:
         folder = Path(self._spec.engine_directory) / self._manifest.tokenizer
         try:
             return await asyncio.to_thread(
-                Tokenizer.load, folder, self._manifest.vocab_size, self._manifest.max_context
+                Tokenizer.load,
+                folder,
+                self._manifest.vocab_size,
+                self._manifest.max_context,
+                for_text=self._manifest.interface == "text",
             )
         except TokenizerLoadError as error:
             raise ReplicaFailedError("TOKENIZER_INVALID", str(error), retryable=False) from error

@@ -16,7 +16,7 @@ from engineshed.replica.engine import EngineError, Generation
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.replica.serving import Serving
 
-CANARY: Final = Generation(prompt=(0,), max_tokens=1)
+CANARY: Final = Generation(prompt=(0,), text="1", max_tokens=1)
 
 log = structlog.get_logger()
 
@@ -105,9 +105,9 @@ async def canary(serving: Serving) -> None:
         EngineError: the engine fails.
 
     """
-    tokens: list[int] = []
-    await serving.generate(CANARY, "canary", tokens.extend)
-    if not tokens:
+    answers: list[object] = []
+    await serving.generate(CANARY, "canary", answers.extend)
+    if not answers:
         raise EngineError("a test request got no tokens")
 
 

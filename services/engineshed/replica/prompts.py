@@ -11,6 +11,7 @@ from engineshed.replica.requests import ChatRequest, CompletionRequest, Generati
 from engineshed.replica.tokenizer import (
     ChatTemplateError,
     NoChatTemplateError,
+    Prompt,
     PromptTooLongError,
     Tokenizer,
 )
@@ -31,9 +32,27 @@ class Task:
 class Prompts:
     """Makes tasks of requests, within what the engine can do."""
 
-    def __init__(self, tokenizer: Tokenizer, manifest: EngineManifest) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        manifest: EngineManifest,
+        offers: frozenset[str],
+        *,
+        takes_ids: bool,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            tokenizer: makes tokens of text.
+            manifest: the engine's limits.
+            offers: the parameters that the engine honours, see `Engine`.
+            takes_ids: whether a prompt may be token ids.
+
+        """
         self._tokenizer = tokenizer
         self._manifest = manifest
+        self._offers = offers
+        self._takes_ids = takes_ids
         self._end_ids = frozenset(manifest.eos_token_ids)
 
     async def chat(self, request: ChatRequest) -> Task:
@@ -78,46 +97,56 @@ class Prompts:
             encoded = iter(await self._tokenizer.encode_texts(texts))
         except PromptTooLongError as error:
             raise self._alone_too_long("at least " + str(error.tokens), "prompt") from None
+        if not self._takes_ids and len(texts) < len(request.prompts):
+            raise unsupported(
+                "prompt", "This endpoint's engine takes prompts as text, not as token ids."
+            )
         prompts = [
-            next(encoded) if isinstance(prompt, str) else prompt for prompt in request.prompts
+            next(encoded) if isinstance(prompt, str) else Prompt(prompt, "")
+            for prompt in request.prompts
         ]
         return self._task(request, prompts, param="prompt")
 
-    def _task(
-        self, request: GenerationRequest, prompts: Sequence[Sequence[int]], param: str
-    ) -> Task:
-        self._refuse_penalties(request)
-        # The longest prompt decides, so that all choices have the same limit.
-        longest = max(prompts, key=len)
+    def _task(self, request: GenerationRequest, prompts: Sequence[Prompt], param: str) -> Task:
+        self._refuse_what_is_missing(request)
         for prompt in prompts:
-            self._check_tokens(prompt, param)
-        max_tokens = self._max_tokens(len(longest), *request.asked_tokens, param=param)
+            self._check_tokens(prompt.ids, param)
+        # The longest prompt decides, so that all choices have the same limit.
+        longest = max(len(prompt.ids) for prompt in prompts)
+        max_tokens = self._max_tokens(longest, *request.asked_tokens, param=param)
+        if request.min_tokens > max_tokens:
+            raise invalid(
+                f"min_tokens is {request.min_tokens}, but the answer has {max_tokens} tokens at "
+                "most.",
+                param="min_tokens",
+            )
         seeds = _seeds(request, count=len(prompts) * request.n)
         return Task(
             tuple(
                 Generation(
-                    prompt=prompt,
+                    prompt=prompt.ids,
+                    text=prompt.text,
                     max_tokens=max_tokens,
                     temperature=request.temperature,
                     top_p=request.top_p,
                     seed=seed,
                     presence_penalty=request.presence_penalty,
                     frequency_penalty=request.frequency_penalty,
+                    min_tokens=request.min_tokens,
+                    guide=request.guide,
+                    scored=request.scored,
                 )
                 for prompt, seed in zip(
                     (prompt for prompt in prompts for _ in range(request.n)), seeds, strict=True
                 )
             ),
             Limits(max_tokens, self._end_ids, request.stop_words),
-            prompt_tokens=sum(len(prompt) for prompt in prompts),
+            prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
         )
 
-    def _refuse_penalties(self, request: GenerationRequest) -> None:
-        """Refuse what compiled engines understand otherwise: theirs count the prompt too."""
-        if self._manifest.backend == "torch":
-            return
-        for name in ("presence_penalty", "frequency_penalty"):
-            if getattr(request, name):
+    def _refuse_what_is_missing(self, request: GenerationRequest) -> None:
+        for name in request.asks_for():
+            if name not in self._offers:
                 raise unsupported(
                     name, f"{name} is not supported by this endpoint's engine; leave it out."
                 )

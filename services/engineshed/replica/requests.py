@@ -4,7 +4,8 @@ Parameters that this API does not honour may stand at the value that changes not
 clients send that spell out OpenAI's defaults.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import (
@@ -21,12 +22,14 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from engineshed.replica.engine import Guide
 from engineshed.replica.errors import ApiError, invalid
 
 MAX_N: Final = 8
 MAX_PROMPTS: Final = 64
 MAX_STOP_WORDS: Final = 4
 MAX_STOP_LENGTH: Final = 1000
+MAX_SCHEMA_BYTES: Final = 64 * 1024
 
 R = TypeVar("R", bound="GenerationRequest")
 
@@ -123,6 +126,51 @@ class Message(_Strict):
         return "\n".join(part.text for part in self.content)
 
 
+class JsonSchema(_Strict):
+    """What a JSON answer must look like."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
+    strict: bool | None = None  # an engine that is held to a schema is held to it strictly
+
+    @property
+    def canonical(self) -> str:
+        """The schema as JSON without spaces, its keys in their order: answers follow that order."""
+        return json.dumps(self.schema_, ensure_ascii=False, separators=(",", ":"))
+
+
+class ResponseFormat(_Strict):
+    """What an answer is held to."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _a_schema_where_it_belongs(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise PydanticCustomError(
+                "response_format",
+                'must have json_schema when its type is "json_schema", and only then',
+            )
+        if self.json_schema and len(self.json_schema.canonical.encode()) > MAX_SCHEMA_BYTES:
+            raise PydanticCustomError(
+                "response_format",
+                "has a schema of more than {limit} KiB",
+                {"limit": MAX_SCHEMA_BYTES // 1024},
+            )
+        return self
+
+    @property
+    def guide(self) -> Guide | None:
+        """What an engine is told; None: it is free."""
+        if self.type == "text":
+            return None
+        if self.json_schema is None:
+            return Guide("json")
+        return Guide("json_schema", self.json_schema.canonical)
+
+
 class GenerationRequest(_Strict):
     """What both kinds of requests have."""
 
@@ -146,6 +194,8 @@ class GenerationRequest(_Strict):
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
+    # Not OpenAI's but vLLM's.
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31), _or(0)] = 0
     user: str | None = None
     logit_bias: Annotated[JsonValue, _only(None, {})] = None
 
@@ -174,6 +224,35 @@ class GenerationRequest(_Strict):
         """The parameter that says how long the answer may be, and what it says."""
         return "max_tokens", self.max_tokens
 
+    @property
+    def scored(self) -> bool:
+        """Whether log probabilities are wanted."""
+        return False
+
+    @property
+    def guide(self) -> Guide | None:
+        """What the answer is held to."""
+        return None
+
+    def asks_for(self) -> Iterator[str]:
+        """Yield parameters that say more than their default, and that not every engine honours."""
+        if self.temperature != 1:
+            yield "temperature"
+        if self.top_p != 1:
+            yield "top_p"
+        if self.seed is not None:
+            yield "seed"
+        if self.presence_penalty:
+            yield "presence_penalty"
+        if self.frequency_penalty:
+            yield "frequency_penalty"
+        if self.min_tokens:
+            yield "min_tokens"
+        if self.scored:
+            yield "logprobs"
+        if self.guide is not None:
+            yield "response_format"
+
 
 class ChatRequest(GenerationRequest):
     """The body of POST /v1/chat/completions."""
@@ -186,9 +265,9 @@ class ChatRequest(GenerationRequest):
     service_tier: Literal["auto", "default"] | None = None
     parallel_tool_calls: bool | None = None
     store: Annotated[JsonValue, _only(None, False)] = None
-    logprobs: Annotated[JsonValue, _only(None, False)] = None
+    logprobs: Annotated[bool, _or(False)] = False
     top_logprobs: Annotated[JsonValue, _only(None, 0)] = None
-    response_format: Annotated[JsonValue, _only(None, {"type": "text"})] = None
+    response_format: ResponseFormat | None = None
     modalities: Annotated[JsonValue, _only(None, ["text"])] = None
     tools: UnsetOrEmpty = None
     tool_choice: Annotated[JsonValue, _only(None, "none", "auto")] = None
@@ -219,6 +298,16 @@ class ChatRequest(GenerationRequest):
             return "max_completion_tokens", self.max_completion_tokens
         return super().asked_tokens
 
+    @property
+    def scored(self) -> bool:
+        """Whether log probabilities are wanted."""
+        return self.logprobs
+
+    @property
+    def guide(self) -> Guide | None:
+        """What the answer is held to."""
+        return None if self.response_format is None else self.response_format.guide
+
 
 class CompletionRequest(GenerationRequest):
     """The body of POST /v1/completions."""
@@ -241,7 +330,7 @@ class CompletionRequest(GenerationRequest):
     max_tokens: Annotated[int, Field(ge=1, lt=2**31), _or(16)] = 16
     best_of: int | None = None
     echo: Annotated[JsonValue, _only(None, False)] = None
-    logprobs: Unset = None
+    logprobs: Annotated[JsonValue, _only(None, 0)] = None
     suffix: Unset = None
 
     @model_validator(mode="after")
@@ -249,6 +338,11 @@ class CompletionRequest(GenerationRequest):
         if self.best_of is not None and self.best_of != self.n:
             raise PydanticCustomError("best_of", "best_of is only supported when it equals n")
         return self
+
+    @property
+    def scored(self) -> bool:
+        """Whether log probabilities are wanted: 0 asks for those of the answer's own tokens."""
+        return self.logprobs is not None
 
     @property
     def prompts(self) -> Sequence[str | list[int]]:
@@ -282,6 +376,8 @@ def _explain(error: ErrorDetails) -> ApiError:
         return invalid(f"The body is not valid JSON: {text}", param=None, code="invalid_json")
     if kind in {"stream_options", "max_completion_tokens", "best_of"}:  # checks across parameters
         return invalid(text, param=kind)
+    if kind == "response_format":
+        return invalid(f"response_format {text}.", param=kind)
     if not param:
         return invalid("The body must be a JSON object.", param=None, code="invalid_type")
     explain = _EXPLANATIONS.get(kind)

@@ -5,19 +5,14 @@ passes it on. What comes while that is busy (a slow client, a busy process) goes
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from engineshed.replica.admission import Admission
-from engineshed.replica.domain.answer import Answer, FinishReason
-from engineshed.replica.domain.detokenizer import Decoding
-from engineshed.replica.engine import (
-    Arrived,
-    Engine,
-    EngineError,
-    EngineUnavailableError,
-    Generation,
-)
+from engineshed.replica.domain.answer import FinishReason, Growing
+from engineshed.replica.domain.scored import Score, ScoredAnswer
+from engineshed.replica.engine import Arrived, Engine, EngineUnavailableError, Generation
 from engineshed.replica.prompts import Task
 
 _FIRST_RETRY_SECONDS: Final = 0.02
@@ -34,6 +29,8 @@ class Piece:
     index: int
     text: str
     finish_reason: FinishReason | None
+    scores: Sequence[Score] = ()
+    """Of tokens whose text was told up to here; none unless they were asked for."""
 
 
 class Serving:
@@ -45,9 +42,8 @@ class Serving:
 
     """
 
-    def __init__(self, engine: Engine, decoding: Decoding, admission: Admission) -> None:
+    def __init__(self, engine: Engine, admission: Admission) -> None:
         self._engine = engine
-        self._decoding = decoding
         self._turns = admission.sequences
         self._runs: set[Run] = set()
         self._ending: set[asyncio.Task[None]] = set()
@@ -56,7 +52,11 @@ class Serving:
 
     def start(self, task: Task, request_id: str) -> "Run":
         """Start on a task."""
-        run = Run(self, [Answer(self._decoding, task.limits) for _ in task.generations])
+        answers = [
+            self._engine.answer(task.limits, scored=generation.scored)
+            for generation in task.generations
+        ]
+        run = Run(self, answers)
         run.begin(task.generations, request_id)
         self._runs.add(run)
         return run
@@ -75,7 +75,7 @@ class Serving:
             asyncio.get_running_loop().call_later(_END_SECONDS, reader.cancel)
 
     async def generate(self, generation: Generation, request_id: str, arrived: Arrived) -> None:
-        """Give a sequence's ids to `arrived` as the engine sends them, once it is its turn.
+        """Give what the engine sends of a sequence to `arrived`, once it is its turn.
 
         Raises:
             EngineError: the engine failed.
@@ -94,11 +94,11 @@ class Serving:
         """Ask again while the engine is full: it takes a moment to notice a cancellation."""
         begun = False
 
-        def take(ids: list[int]) -> None:
+        def take(news: Sequence[Any]) -> None:
             nonlocal begun
             begun = True
             self.responses += 1
-            arrived(ids)
+            arrived(news)
 
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + _RETRY_FOR_SECONDS, _FIRST_RETRY_SECONDS
@@ -115,11 +115,11 @@ class Serving:
 class Run:
     """One task at work. Use it with `async with`, which ends what is not finished."""
 
-    def __init__(self, serving: Serving, answers: list[Answer]) -> None:
+    def __init__(self, serving: Serving, answers: Sequence[Growing[Any]]) -> None:
         self._serving = serving
         self._answers = answers
         self._readers: list[asyncio.Task[None]] = []
-        self._arrived: dict[int, list[int]] = {}
+        self._arrived: dict[int, list[Any]] = {}
         self._ended: list[int] = []
         self._error: Exception | None = None
         self._unfinished = len(answers)
@@ -152,6 +152,11 @@ class Run:
         return len(self._answers)
 
     @property
+    def scored(self) -> bool:
+        """Whether they have log probabilities."""
+        return isinstance(self._answers[0], ScoredAnswer)
+
+    @property
     def tokens(self) -> int:
         """How many tokens were generated so far."""
         return sum(answer.tokens for answer in self._answers)
@@ -181,28 +186,25 @@ class Run:
         arrived, self._arrived = self._arrived, {}
         ended, self._ended = self._ended, []
         pieces = []
-        for index, ids in (*arrived.items(), *((index, None) for index in ended)):
+        for index, news in (*arrived.items(), *((index, None) for index in ended)):
             answer = self._answers[index]
             if answer.finish_reason is not None:
                 continue  # told already; what comes after the end is not read
-            text = answer.end() if ids is None else answer.take(ids)
+            text = answer.end() if news is None else answer.take(news)
             if answer.cut_short:
                 self._readers[index].cancel()
             if answer.finish_reason is not None:
                 self._unfinished -= 1
             if text or answer.finish_reason:
-                pieces.append(Piece(index, text, answer.finish_reason))
+                scores = answer.scores() if isinstance(answer, ScoredAnswer) else ()
+                pieces.append(Piece(index, text, answer.finish_reason, scores))
         return pieces
 
     async def _read(self, index: int, generation: Generation, request_id: str) -> None:
-        def arrived(ids: list[int]) -> None:
-            if self._error is not None:
-                return
-            if min(ids) < 0:  # found here, what came before it still becomes text
-                self.fail(EngineError(f"the engine sent {min(ids)}, which is no token"))
-                return
-            self._arrived.setdefault(index, []).extend(ids)
-            self._news.set()
+        def arrived(news: Sequence[Any]) -> None:
+            if self._error is None:
+                self._arrived.setdefault(index, []).extend(news)
+                self._news.set()
 
         try:
             await self._serving.generate(generation, request_id, arrived)

@@ -7,13 +7,15 @@ done at once, long ones in a thread with a copy of their own.
 import asyncio
 import copy
 import functools
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from engineshed.replica.domain.detokenizer import Decoding
+from engineshed.replica.spelling import spell_of
 
 T = TypeVar("T")
 Message: TypeAlias = Mapping[str, str]
@@ -49,29 +51,46 @@ class PromptTooLongError(Exception):
         self.tokens = tokens
 
 
-class Tokenizer:
-    """Prompts to ids; `decoding` is the way back."""
+class Prompt(NamedTuple):
+    """What an engine is to continue."""
 
-    def __init__(self, pretrained: _Pretrained, vocab_size: int, max_tokens: int) -> None:
+    ids: Sequence[int]
+    text: str
+    """"" where it came as ids."""
+
+
+class Tokenizer:
+    """Prompts to ids; `decoding` is the way back, and `spell` that of a single token."""
+
+    def __init__(
+        self, pretrained: _Pretrained, vocab_size: int, max_tokens: int, *, for_text: bool = False
+    ) -> None:
         """Wrap what transformers loaded.
 
         Args:
             pretrained: the tokenizer.
             vocab_size: the ids of the model are below it.
             max_tokens: the length above which prompts may be refused without reading them.
+            for_text: whether the engine takes text and tokenizes again, with the special tokens
+                that belong around it: what of those a chat template has written is left out then.
 
         """
         self._pretrained = pretrained
+        self._added_later = _special_beginning(pretrained) if for_text else ""
+        self._for_text = for_text
         self._copy = copy.deepcopy(pretrained)
         self._max_tokens = max_tokens
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self.decoding = decoding_of(pretrained, vocab_size)
+        self.spell = spell_of(pretrained, self.decoding)
         template = pretrained.chat_template
         self._knows_developer = "developer" in str(template)
         self.has_chat_template = bool(template)
 
     @classmethod
-    def load(cls, folder: Path, vocab_size: int, max_tokens: int) -> "Tokenizer":
+    def load(
+        cls, folder: Path, vocab_size: int, max_tokens: int, *, for_text: bool = False
+    ) -> "Tokenizer":
         """Load the tokenizer from a folder; blocks for seconds.
 
         Raises:
@@ -87,11 +106,12 @@ class Tokenizer:
                 ),
                 vocab_size,
                 max_tokens,
+                for_text=for_text,
             )
         except Exception as error:  # transformers raises whatever its parsers do
             raise TokenizerLoadError(f"the tokenizer cannot be loaded: {error}") from error
 
-    async def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    async def encode_chat(self, messages: Sequence[Message]) -> Prompt:
         """Return the prompt that the chat template makes of `messages`.
 
         Raises:
@@ -104,13 +124,14 @@ class Tokenizer:
             raise NoChatTemplateError
         messages = [self._with_known_role(message) for message in messages]
 
-        def work(tokenizer: _Pretrained) -> list[int]:
-            return self._ids(tokenizer, _render(tokenizer, messages), add_special_tokens=False)
+        def work(tokenizer: _Pretrained) -> Prompt:
+            text = _render(tokenizer, messages).removeprefix(self._added_later)
+            return Prompt(self._ids(tokenizer, text, add_special_tokens=self._for_text), text)
 
         size = sum(_FRAME + len(message["content"]) for message in messages)
         return await self._run(size, work)
 
-    async def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+    async def encode_texts(self, texts: Sequence[str]) -> list[Prompt]:
         """Return the prompts for plain texts, with the special tokens that belong around them.
 
         Raises:
@@ -118,10 +139,16 @@ class Tokenizer:
 
         """
 
-        def work(tokenizer: _Pretrained) -> list[list[int]]:
-            return [self._ids(tokenizer, text, add_special_tokens=True) for text in texts]
+        def work(tokenizer: _Pretrained) -> list[Prompt]:
+            return [
+                Prompt(self._ids(tokenizer, text, add_special_tokens=True), text) for text in texts
+            ]
 
         return await self._run(sum(map(len, texts)), work)
+
+    def count(self, text: str) -> int:
+        """Return how many tokens a text has, as the continuation of another."""
+        return len(self._pretrained(text, add_special_tokens=False)["input_ids"])
 
     async def _run(self, size: int, work: Callable[[_Pretrained], T]) -> T:
         if size <= _SHORT:
@@ -186,6 +213,14 @@ def _cleans_up(pretrained: _Pretrained) -> bool:
     if not pretrained.is_fast or type(pretrained.backend_tokenizer.model).__name__ != "BPE":
         return True
     return bool(pretrained.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output)
+
+
+def _special_beginning(pretrained: _Pretrained) -> str:
+    """Return the special tokens that it puts before every text, as text."""
+    ids: list[int] = pretrained("a")["input_ids"]
+    known = set(pretrained.all_special_ids)
+    added = itertools.takewhile(known.__contains__, ids)
+    return "".join(pretrained.convert_ids_to_tokens(list(added)))
 
 
 def _render(tokenizer: _Pretrained, messages: Sequence[Message]) -> str:

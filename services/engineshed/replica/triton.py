@@ -12,7 +12,13 @@ import structlog
 
 from engineshed.processes import ProcessIdentity, family, identify, kill_family, terminate
 from engineshed.replica.failure import ReplicaFailedError
-from engineshed.triton.control import ModelLoadError, load_model, wait_until_live
+from engineshed.triton.control import (
+    ModelLoadError,
+    ModelTensors,
+    load_model,
+    read_tensors,
+    wait_until_live,
+)
 from engineshed.triton.engine import MODEL_NAME
 from engineshed.triton.installation import TritonNotFoundError, find_triton, prepare_backends
 from engineshed.triton.launch import Command, Ports, server_command
@@ -128,6 +134,18 @@ class TritonServer:
             ) from error
         # When Triton is killed, what it started may outlive it for a moment.
         self._family = await asyncio.to_thread(family, self._identity)
+
+    async def tensors(self) -> ModelTensors:
+        """Return what the loaded model takes and gives.
+
+        Raises:
+            ReplicaFailedError: Triton does not tell.
+
+        """
+        try:
+            return await read_tensors(self.ports.http, MODEL_NAME)
+        except ModelLoadError as error:
+            raise ReplicaFailedError("ENGINE_LOAD_FAILED", str(error)) from error
 
     async def unless_it_ends(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, unless the server ends meanwhile.

@@ -9,7 +9,7 @@ import pytest
 from engineshed.replica.requests import MAX_N
 
 from .conftest import Start
-from .fronts import DEADLINE, MANIFEST, MAX_CONTEXT, SECRET, Front, few, write_echo_engine
+from .fronts import DEADLINE, MAX_CONTEXT, SECRET, Front, write_echo_engine
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -51,7 +51,11 @@ async def test_a_caller_without_the_secret_gets_nothing(front: Front) -> None:
         ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"logit_bias": {"1": 5}}, "logit_bias", "unsupported_parameter"),
-        ({"response_format": {"type": "json"}}, "response_format", "unsupported_parameter"),
+        ({"top_logprobs": 2}, "top_logprobs", "unsupported_parameter"),
+        ({"response_format": {"type": "json"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "invalid_value"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"min_tokens": 3}, "min_tokens", "unsupported_parameter"),
         ({"max_completion_tokens": 5, "max_tokens": 6}, "max_completion_tokens", "invalid_value"),
     ],
 )
@@ -182,20 +186,23 @@ async def test_messages_that_the_template_refuses_are_refused_in_its_words(front
 async def test_without_a_chat_template_only_completions_work(
     start: Start, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # A compiled engine, too: its penalties mean something else, so they are refused.
-    manifest = few(MANIFEST, backend="tensorrt_llm")
-    engine = write_echo_engine(tmp_path_factory.mktemp("plain"), manifest, chat=False)
+    engine = write_echo_engine(tmp_path_factory.mktemp("plain"), chat=False)
     front = await (await start(engine)).ready()
 
     status, error = await front.refusal(CHAT, {"messages": HELLO})
     assert (status, error["code"]) == (400, "no_chat_template")
     body = await front.complete("hello", temperature=0)
     assert body["choices"][0]["text"] == "hello"
-    status, error = await front.refusal(
-        "/v1/completions", {"prompt": "hello", "presence_penalty": 1}
-    )
+
+
+@pytest.mark.parametrize("change", [{"presence_penalty": 1}, {"logprobs": 0}, {"min_tokens": 1}])
+async def test_what_the_engine_has_no_input_for_is_refused_by_name(
+    front: Front, change: dict[str, Any]
+) -> None:
+    status, error = await front.refusal("/v1/completions", {"prompt": "hello", **change})
+
     assert (status, error["code"]) == (400, "unsupported_parameter")
-    assert error["param"] == "presence_penalty"
+    assert error["param"] in change
 
 
 async def test_a_request_id_comes_back(front: Front) -> None:

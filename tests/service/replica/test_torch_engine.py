@@ -142,9 +142,11 @@ async def test_the_official_client_understands_it(front: Front) -> None:
         )
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
         with pytest.raises(openai.BadRequestError) as caught:
-            await client.chat.completions.create(model=KEY, messages=messages, logprobs=True)
+            await client.chat.completions.create(
+                model=KEY, messages=messages, logprobs=True, top_logprobs=2
+            )
 
     assert whole.usage is not None
     assert whole.usage.completion_tokens <= 24
     assert "".join(pieces) == whole.choices[0].message.content
-    assert (caught.value.param, caught.value.code) == ("logprobs", "unsupported_parameter")
+    assert (caught.value.param, caught.value.code) == ("top_logprobs", "unsupported_parameter")

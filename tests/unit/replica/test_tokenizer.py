@@ -26,16 +26,19 @@ def tokenizer(
 async def test_a_prompt_is_what_the_checkpoints_tokenizer_makes_of_it(pretrained: Any) -> None:
     it = tokenizer(pretrained)
     for text in ("the ab.", "", "ab " * 3000):  # the last one goes to a thread
-        assert await it.encode_texts([text, "a"]) == pretrained([text, "a"])["input_ids"]
+        prompts = await it.encode_texts([text, "a"])
+        assert [prompt.ids for prompt in prompts] == pretrained([text, "a"])["input_ids"]
+        assert [prompt.text for prompt in prompts] == [text, "a"]
 
 
 async def test_messages_become_what_the_template_makes_of_them(byte_level_tokenizer: Any) -> None:
     it = tokenizer(byte_level_tokenizer)
     messages = [{"role": "user", "content": text} for text in ("Hi", "x" * 5000)]
 
-    ids = await it.encode_chat(messages)
+    prompt = await it.encode_chat(messages)
 
-    assert byte_level_tokenizer.decode(ids) == f"user:Hi\nuser:{'x' * 5000}\n"
+    assert prompt.text == f"user:Hi\nuser:{'x' * 5000}\n"
+    assert byte_level_tokenizer.decode(prompt.ids) == prompt.text
 
 
 async def test_many_messages_hold_up_nobody_however_short_they_are(
@@ -47,18 +50,18 @@ async def test_many_messages_hold_up_nobody_however_short_they_are(
     await asyncio.sleep(0)
 
     assert not encoding.done()
-    assert byte_level_tokenizer.decode(await encoding) == "user:\n" * 1000
+    assert byte_level_tokenizer.decode((await encoding).ids) == "user:\n" * 1000
 
 
 async def test_a_developer_is_the_system_unless_the_template_knows_better(
     byte_level_tokenizer: Any,
 ) -> None:
     plain = await tokenizer(byte_level_tokenizer).encode_chat(DEVELOPER)
-    assert byte_level_tokenizer.decode(plain) == "system:Be kind.\n"
+    assert plain.text == "system:Be kind.\n"
 
     knowing = TEMPLATE + "{# developer #}"
     known = await tokenizer(byte_level_tokenizer, knowing).encode_chat(DEVELOPER)
-    assert byte_level_tokenizer.decode(known) == "developer:Be kind.\n"
+    assert known.text == "developer:Be kind.\n"
 
 
 async def test_without_a_template_there_is_no_chat(byte_level_tokenizer: Any) -> None:
@@ -95,8 +98,8 @@ async def test_a_prompt_of_few_tokens_is_read_to_its_end_however_long_it_is(
 
     encoded = await tokenizer(wordpiece_tokenizer, max_tokens=5).encode_texts([text])
 
-    assert encoded == [wordpiece_tokenizer(text)["input_ids"]]
-    assert len(encoded[0]) == 2
+    assert encoded[0].ids == wordpiece_tokenizer(text)["input_ids"]
+    assert len(encoded[0].ids) == 2
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

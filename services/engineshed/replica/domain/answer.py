@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from engineshed.replica.domain.detokenizer import Decoding, Detokenizer
 from engineshed.replica.domain.stop_words import StopWords
 
 FinishReason: TypeAlias = Literal["stop", "length"]
+News = TypeVar("News", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,34 @@ class Limits:
     """Any of these texts; it is not part of the answer."""
 
 
+class Growing(Protocol[News]):
+    """An answer that grows with what an engine sends.
+
+    Attributes:
+        tokens: how many tokens were generated up to the end.
+        finish_reason: how it ended; None while it goes on.
+        cut_short: whether something ended it of which the engine knows nothing.
+
+    """
+
+    @property
+    def tokens(self) -> int: ...  # noqa: D102 - see above
+
+    @property
+    def finish_reason(self) -> FinishReason | None: ...  # noqa: D102 - see above
+
+    @property
+    def cut_short(self) -> bool: ...  # noqa: D102 - see above
+
+    def take(self, news: Sequence[News]) -> str:
+        """Take what comes next; return the text that it made certain."""
+        ...
+
+    def end(self) -> str:
+        """Take note that the engine ended the answer; return the rest of the text."""
+        ...
+
+
 class Answer:
     """The text of a sequence of tokens while they come, and the reason why they ended.
 
@@ -28,9 +57,11 @@ class Answer:
     completed a stop word. Tokens that come after the end are neither counted nor read.
     """
 
-    def __init__(self, decoding: Decoding, limits: Limits) -> None:
+    def __init__(
+        self, decoding: Decoding, limits: Limits, detokenizer: Detokenizer | None = None
+    ) -> None:
         self._limits = limits
-        self._detokenizer = Detokenizer(decoding)
+        self._detokenizer = detokenizer or Detokenizer(decoding)
         self._stop_words = StopWords(limits.stop)
         self.tokens = 0
         self.finish_reason: FinishReason | None = None
