@@ -23,6 +23,15 @@ from engineshed.cli.endpoints import (
 )
 from engineshed.cli.output import Format, Output, err, out
 from engineshed.cli.progress import wait_for_checkpoint, wait_for_endpoint
+from engineshed.cli.serving import (
+    KvCacheFraction,
+    MaxBatchSize,
+    MaxBatchTokens,
+    MaxContext,
+    Precision,
+    Quantization,
+    serving,
+)
 
 
 def deploy(
@@ -49,9 +58,12 @@ def deploy(
     max_replicas: Annotated[int | None, MAX_REPLICAS] = None,
     idle_after: Annotated[float | None, IDLE_AFTER] = None,
     wake_timeout: Annotated[float | None, WAKE_TIMEOUT] = None,
-    max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
-    quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
+    max_context: MaxContext = 0,
+    precision: Precision = "",
+    quantization: Quantization = "",
+    max_batch_size: MaxBatchSize = 0,
+    max_batch_tokens: MaxBatchTokens = 0,
+    kv_cache_fraction: KvCacheFraction = 0.0,
     fail_if_full: Annotated[
         bool, typer.Option("--fail-if-full", help="Refuse rather than queue when GPUs are taken.")
     ] = False,
@@ -79,8 +91,9 @@ def deploy(
         "on_no_capacity": "fail" if fail_if_full else "",
     }
     body |= {key: value for key, value in optional.items() if value}
-    serving = {"max_context": max_context, "precision": precision, "quantization": quantization}
-    body["serving"] = {key: value for key, value in serving.items() if value}
+    body["serving"] = serving(
+        max_context, precision, quantization, max_batch_size, max_batch_tokens, kv_cache_fraction
+    )
     endpoint = client.post(ENDPOINTS, body)
     if wait:
         endpoint = wait_for_endpoint(client, endpoint["endpoint_id"], "running", err)

@@ -21,6 +21,15 @@ from engineshed.cli.output import (
     print_rows,
 )
 from engineshed.cli.progress import wait_for_endpoint, wait_for_rollout
+from engineshed.cli.serving import (
+    KvCacheFraction,
+    MaxBatchSize,
+    MaxBatchTokens,
+    MaxContext,
+    Precision,
+    Quantization,
+    serving,
+)
 
 ENDPOINTS = "/v0/dedicated_endpoints"
 
@@ -116,9 +125,12 @@ def update_endpoint(
     max_replicas: Annotated[int | None, MAX_REPLICAS] = None,
     idle_after: Annotated[float | None, IDLE_AFTER] = None,
     wake_timeout: Annotated[float | None, WAKE_TIMEOUT] = None,
-    max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
-    quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
+    max_context: MaxContext = 0,
+    precision: Precision = "",
+    quantization: Quantization = "",
+    max_batch_size: MaxBatchSize = 0,
+    max_batch_tokens: MaxBatchTokens = 0,
+    kv_cache_fraction: KvCacheFraction = 0.0,
     name: Annotated[str, typer.Option(help="What to call it.")] = "",
     description: Annotated[str, typer.Option(help="Your text about it.")] = "",
     recreate: Annotated[
@@ -149,7 +161,14 @@ def update_endpoint(
             idle_after,
             wake_timeout,
         ),
-        serving=_given(max_context=max_context, precision=precision, quantization=quantization),
+        serving=serving(
+            max_context,
+            precision,
+            quantization,
+            max_batch_size,
+            max_batch_tokens,
+            kv_cache_fraction,
+        ),
     )
     if not body:
         raise typer.BadParameter("say what to change; see --help")

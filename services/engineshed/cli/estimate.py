@@ -8,6 +8,15 @@ from rich.text import Text
 from engineshed.cli.client import Client, Json, find_connection
 from engineshed.cli.endpoints import ENDPOINTS
 from engineshed.cli.output import Format, Output, out, print_json, print_rows
+from engineshed.cli.serving import (
+    KvCacheFraction,
+    MaxBatchSize,
+    MaxBatchTokens,
+    MaxContext,
+    Precision,
+    Quantization,
+    serving,
+)
 
 _GIB = 2**30
 
@@ -28,16 +37,19 @@ def estimate(
         ),
     ] = 0,
     region: Annotated[str, typer.Option(help="Default: the only one.")] = "",
-    max_context: Annotated[int, typer.Option(min=0, help="Longest prompt and answer.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "",
-    quantization: Annotated[str, typer.Option(help="e.g. fp8.")] = "",
+    max_context: MaxContext = 0,
+    precision: Precision = "",
+    quantization: Quantization = "",
+    max_batch_size: MaxBatchSize = 0,
+    max_batch_tokens: MaxBatchTokens = 0,
+    kv_cache_fraction: KvCacheFraction = 0.0,
     output: Output = Format.TEXT,
 ) -> None:
     """Say whether a model fits on its GPUs, and what would fit. Creates nothing.
 
     It needs the headers of the weights only, so it works while a checkpoint is still being
-    registered. Simulated GPUs count as those that they stand for. The exit status is 1 where it
-    does not fit.
+    registered. Simulated GPUs count as those that they stand for. Once a replica of just this has
+    run, what was measured there counts instead. The exit status is 1 where it does not fit.
     """
     kind = "checkpoint_id" if model.startswith("ckpt_") else "model_name"
     options = {
@@ -48,9 +60,10 @@ def estimate(
     }
     if checkpoint:
         options["checkpoint_id"] = checkpoint
-    serving = {"max_context": max_context, "precision": precision, "quantization": quantization}
     body: Json = {key: value for key, value in options.items() if value} | {kind: model}
-    body["serving"] = {key: value for key, value in serving.items() if value}
+    body["serving"] = serving(
+        max_context, precision, quantization, max_batch_size, max_batch_tokens, kv_cache_fraction
+    )
     found = Client(find_connection()).post(f"{ENDPOINTS}:estimate", body)
     if output is Format.JSON:
         print_json(found)
@@ -63,11 +76,10 @@ def _show(found: Json) -> None:
     fits = Text("it fits", "green") if found["fits"] else Text("it does not fit", "red")
     where = f" on {found['gpu_count']}x {found['gpu_type']}: each GPU needs about "
     there = f"{_gib(found['needed_bytes'])} of {_gib(found['gpu_memory_bytes'])}"
-    out.print(Text.assemble(fits, where, there), soft_wrap=True)
+    how = ", by what was measured" if found["measured"] else ", as estimated"
+    out.print(Text.assemble(fits, where, there, how), soft_wrap=True)
     rows = [
-        ("weights", _gib(found["weight_bytes"])),
-        ("engine", _gib(found["activation_bytes"])),
-        ("CUDA", _gib(found["reserved_bytes"])),
+        *_fixed(found),
         ("a token", f"{found['token_bytes'] / 1024:.0f} KiB"),
         ("room for", f"{found['max_tokens']:,} tokens, of all requests together"),
         ("needed", f"{found['needed_context']:,} tokens, of one request"),
@@ -88,6 +100,14 @@ def _show(found: Json) -> None:
         words = [f"{name} {new}" for name, new, old in changes if new != old]
         needed = f"it fits with {' '.join(words)}: {_gib(other['needed_bytes'])}"
         out.print(needed, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fixed(found: Json) -> list[tuple[str, str]]:
+    """Return what it takes whatever is asked of it; what was measured was measured in one."""
+    parts = [found["weight_bytes"], found["activation_bytes"], found["reserved_bytes"]]
+    if found["measured"]:
+        return [("weights and engine", f"{_gib(sum(parts))}, measured")]
+    return list(zip(("weights", "engine", "CUDA"), map(_gib, parts), strict=True))
 
 
 def _gib(size: int) -> str:

@@ -30,7 +30,6 @@ from engineshed.scheduler.domain.commands import Create
 from engineshed.scheduler.domain.decide import decide, fold
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import RoutingKeyTakenError
-from engineshed.scheduler.domain.memory import require_fit
 from engineshed.scheduler.domain.plan import Assign, plan_newcomer
 from engineshed.scheduler.domain.replica import Checkpoint
 from engineshed.scheduler.domain.score import Policy
@@ -38,6 +37,7 @@ from engineshed.scheduler.domain.upkeep import carried_out
 from engineshed.scheduler.endpoints import Endpoints
 from engineshed.scheduler.journal import Journal
 from engineshed.scheduler.plan_log import PlanLog
+from engineshed.scheduler.servable import require_servable
 
 # There are two billion suffixes for each name.
 _DRAWS: Final = 10
@@ -79,7 +79,7 @@ class Creation:
         endpoint_id, org_id = ids.new(ids.ENDPOINT), call.principal.org_id
         found = await self._catalog.hold(admitted.checkpoint_id, endpoint_id, org_id)
         try:
-            require_fit(found, admitted.serving, admitted.hardware)
+            await require_servable(self._journal.store, org_id, found, admitted)
             return await self._record(endpoint_id, request, admitted, served(found), call, once)
         except DomainError:
             await self._give_back(admitted.checkpoint_id, endpoint_id)

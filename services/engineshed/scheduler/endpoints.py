@@ -5,13 +5,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
+from engineshed.api.scheduler.v1 import events_pb2 as pb
 from engineshed.eventstore import Idempotency, Metadata, RecordedEvent
 from engineshed.runtime import utc_now
+from engineshed.scheduler import measurements
 from engineshed.scheduler.domain import decide, evolve
 from engineshed.scheduler.domain.commands import Command, Create
 from engineshed.scheduler.domain.endpoint import Endpoint, EndpointEvent
 from engineshed.scheduler.domain.errors import EndpointNotFoundError
-from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.domain.measurement import measured
+from engineshed.scheduler.journal import Journal, Write
 from engineshed.scheduler.store import SERVICE
 
 
@@ -89,11 +92,23 @@ class Endpoints:
                 answer = answer_of(endpoint_id, before + len(events))
                 request = replace(request, response=answer)
             if events or request is not None:
-                await self._journal.append(stream, before, events, metadata, request)
+                await self._journal.append(
+                    stream, before, events, metadata, request, write=_measuring(state, events, now)
+                )
             state = await self.get(endpoint_id)
             if state is None:
                 raise EndpointNotFoundError.of(endpoint_id)
             return state
+
+
+def _measuring(
+    state: Endpoint | None, events: Sequence[EndpointEvent], now: datetime
+) -> Write | None:
+    """Return what writes down, with the events, what they say of memory."""
+    if not any(isinstance(event, pb.ReplicaReady) for event in events):
+        return None
+    found = list(measured(decide.fold(state, events, now), events))
+    return (lambda connection: measurements.note(connection, found)) if found else None
 
 
 def answer_of(endpoint_id: str, revision: int) -> bytes:

@@ -8,7 +8,9 @@ from engineshed.scheduler.catalog_client import Catalog
 from engineshed.scheduler.domain.admission import Admitted, admit, template_name
 from engineshed.scheduler.domain.errors import CheckpointNotFoundError
 from engineshed.scheduler.domain.memory import estimated
+from engineshed.scheduler.domain.support import require_supported
 from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.servable import measured_bytes
 
 _PLATFORM = "_platform"
 
@@ -44,7 +46,9 @@ class Estimates:
         template = await self._catalog.template(template_name(asked))
         admitted = admit(asked, template, self._journal.view.offers(), self._most_gpus)
         checkpoint = await self._checkpoint(admitted.checkpoint_id, principal)
-        answer = estimated(checkpoint, admitted.serving, admitted.hardware)
+        require_supported(checkpoint, admitted.serving, admitted.hardware)
+        measured = await measured_bytes(self._journal.store, principal.org_id, checkpoint, admitted)
+        answer = estimated(checkpoint, admitted.serving, admitted.hardware, measured)
         return pb.EstimateEndpointResponse(
             estimate=_message(answer.asked, admitted),
             alternatives=[_message(one, admitted) for one in answer.alternatives],
@@ -71,6 +75,9 @@ def _message(estimate: Estimate, admitted: Admitted) -> pb.MemoryEstimate:
             max_context=plan.max_context,
             precision=plan.precision,
             quantization=plan.quantization,
+            max_batch_size=admitted.serving.max_batch_size,
+            max_batch_tokens=plan.max_batch_tokens,
+            kv_cache_fraction=plan.kv_cache_fraction,
         ),
         fits=estimate.fits,
         gpu_memory_bytes=plan.gpu_memory_bytes,
@@ -81,4 +88,5 @@ def _message(estimate: Estimate, admitted: Admitted) -> pb.MemoryEstimate:
         token_bytes=estimate.token_bytes,
         needed_context=estimate.needed_context,
         max_tokens=estimate.max_tokens,
+        measured=bool(plan.measured_bytes),
     )

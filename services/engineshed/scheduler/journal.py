@@ -121,8 +121,18 @@ class Journal:
         events: Sequence[Message],
         metadata: Metadata,
         idempotency: Idempotency | None = None,
+        *,
+        write: Write | None = None,
     ) -> list[RecordedEvent]:
         """Record events of a stream that is locked, then fold them; below `finish` only.
+
+        Args:
+            stream: theirs.
+            expected: the version that it has.
+            events: what is recorded.
+            metadata: of the events.
+            idempotency: the request behind them.
+            write: writes what belongs to them, in their transaction; it may be called twice.
 
         Raises:
             NotLeaderError: another scheduler leads, or the log holds more than the view.
@@ -133,7 +143,7 @@ class Journal:
         appends = [StreamAppend(stream, expected, events, metadata)] if events else []
         self._appending += 1
         try:
-            recorded = await self._append(appends, idempotency)
+            recorded = await self._append(appends, idempotency, write)
         except StreamConflictError as error:
             raise self._fall_behind() from error
         finally:
@@ -153,17 +163,21 @@ class Journal:
         return behind
 
     async def _append(
-        self, appends: Sequence[StreamAppend], idempotency: Idempotency | None
+        self,
+        appends: Sequence[StreamAppend],
+        idempotency: Idempotency | None,
+        own: Write | None,
     ) -> list[RecordedEvent]:
         beside, self._beside = self._beside, []
+        writes = [*beside, own] if own else beside
 
         def write(connection: Connection) -> None:
-            for one in beside:
+            for one in writes:
                 one(connection)
 
         try:
             return await self.store.append(
-                *appends, idempotency=idempotency, write=write if beside else None
+                *appends, idempotency=idempotency, write=write if writes else None
             )
         except Exception:
             self._beside = beside + self._beside  # the next append may be luckier

@@ -29,6 +29,9 @@ _LONGEST_AGE_S: Final = 10 * 365 * 24 * 3600.0
 # Characters; what an engine said in full is in the replica's log. An event has a limit, too.
 _LONGEST_REASON: Final = 2_000
 
+# No GPU has more; it must not lead out of the database's integers.
+_MOST_MEMORY_BYTES: Final = 2**50
+
 _ENDED: Final = (ReplicaState.STOPPED, ReplicaState.FAILED)
 
 log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger()
@@ -144,8 +147,14 @@ def _report(status: ReplicaStatus, now: datetime) -> Report:
         retryable=status.retryable,
         engine_digest=status.engine_digest,
         engine_backend=status.engine_backend,
+        engine_kind=status.engine_kind,
         url=status.url,
+        engine_memory_bytes=_measured(status.engine_memory_bytes),
     )
+
+
+def _measured(memory_bytes: int) -> int:
+    return memory_bytes if memory_bytes <= _MOST_MEMORY_BYTES else 0
 
 
 def _age(said: Duration) -> timedelta:

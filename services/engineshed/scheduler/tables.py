@@ -95,6 +95,25 @@ plans: Final = Table(
 )
 
 
+# What engines were last seen to take of each GPU, by what decides it: `domain/measurement.py`.
+measurements: Final = Table(
+    "measurements",
+    METADATA,
+    Column("org_id", String, primary_key=True),
+    Column("checkpoint_digest", String, primary_key=True),
+    Column("gpu_type", String, primary_key=True),
+    Column("gpu_count", Integer, primary_key=True, autoincrement=False),
+    Column("precision", String, primary_key=True),
+    Column("quantization", String, primary_key=True),
+    Column("max_context", BigInteger, primary_key=True, autoincrement=False),
+    Column("max_batch_size", BigInteger, primary_key=True, autoincrement=False),
+    Column("max_batch_tokens", BigInteger, primary_key=True, autoincrement=False),
+    Column("engine_backend", String, primary_key=True),
+    Column("memory_bytes", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
 def project(connection: Connection, events: Sequence[RecordedEvent]) -> None:
     """Bring the tables up to date with events that are recorded together.
 

@@ -18,16 +18,17 @@ from engineshed.scheduler.domain.admission import Admitted, admit, most_replicas
 from engineshed.scheduler.domain.commands import Redeployment, Update
 from engineshed.scheduler.domain.endpoint import Endpoint, Strategy
 from engineshed.scheduler.domain.errors import CheckpointNotReadyError, ImmutableFieldError
-from engineshed.scheduler.domain.memory import require_fit
+from engineshed.scheduler.domain.replica import SERVING_FIELDS
 from engineshed.scheduler.domain.scaling import scaling_of
 from engineshed.scheduler.holds import Holds
 from engineshed.scheduler.journal import Journal
+from engineshed.scheduler.servable import require_servable
 
 _MIN: Final = "scaling.min_replicas"
 _MAX: Final = "scaling.max_replicas"
 _IDLE: Final = "scaling.idle_after"
 _WAKE: Final = "scaling.wake_timeout"
-_SERVING: Final = ("serving.max_context", "serving.precision", "serving.quantization")
+_SERVING: Final = {f"serving.{name}": name for name in SERVING_FIELDS}
 _DEPLOYMENT: Final = ("checkpoint_id", "gpu_count", "gpu_type", *_SERVING)
 _CHANGEABLE: Final = (
     "name",
@@ -82,11 +83,11 @@ class Updates:
         if "checkpoint_id" not in asked or checkpoint_id == endpoint.checkpoint.checkpoint_id:
             known = await self._catalog.checkpoint(admitted.checkpoint_id)
             if known is not None:
-                require_fit(known, admitted.serving, admitted.hardware)
+                await require_servable(self._journal.store, endpoint.org_id, known, admitted)
             yield update
             return
         async with self._holds.taken(checkpoint_id, endpoint) as found:
-            require_fit(found, admitted.serving, admitted.hardware)
+            await require_servable(self._journal.store, endpoint.org_id, found, admitted)
             if not found.digest:
                 raise CheckpointNotReadyError(
                     f"checkpoint {checkpoint_id} is still being registered; wait until it is, "
@@ -144,14 +145,14 @@ def _redeployment(
     request: UpdateEndpointRequest, paths: frozenset[str], admitted: Admitted
 ) -> Redeployment:
     """Return what is to change of the deployment, but for the checkpoint."""
-    serving = admitted.serving
+    serving = {
+        name: getattr(admitted.serving, name) for path, name in _SERVING.items() if path in paths
+    }
     return Redeployment(
         gpu_type=admitted.gpu_type if "gpu_type" in paths else None,
         gpu_count=admitted.gpu_count if "gpu_count" in paths else None,
-        max_context=serving.max_context if _SERVING[0] in paths else None,
-        precision=serving.precision if _SERVING[1] in paths else None,
-        quantization=serving.quantization if _SERVING[2] in paths else None,
         strategy=Strategy(request.update_strategy or Strategy.SURGE),
+        **serving,
     )
 
 
@@ -159,7 +160,11 @@ def _as_creation(
     request: UpdateEndpointRequest, paths: frozenset[str], endpoint: Endpoint
 ) -> CreateEndpointRequest:
     """Return the creation of the endpoint that the update makes."""
-    new, old, scaling = request.endpoint, endpoint.serving, endpoint.scaling
+    new, scaling = request.endpoint, endpoint.scaling
+    serving = {
+        name: getattr(new.serving if path in paths else endpoint.serving, name)
+        for path, name in _SERVING.items()
+    }
     return CreateEndpointRequest(
         name=endpoint.name,
         model_name=endpoint.model_name,
@@ -174,11 +179,7 @@ def _as_creation(
             min_replicas=new.scaling.min_replicas if _MIN in paths else scaling.min_replicas,
             max_replicas=new.scaling.max_replicas if _MAX in paths else scaling.max_replicas,
         ),
-        serving=ServingParameters(
-            max_context=new.serving.max_context if _SERVING[0] in paths else old.max_context,
-            precision=new.serving.precision if _SERVING[1] in paths else old.precision,
-            quantization=new.serving.quantization if _SERVING[2] in paths else old.quantization,
-        ),
+        serving=ServingParameters(**serving),
     )
 
 

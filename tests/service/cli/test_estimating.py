@@ -6,6 +6,14 @@ from typing import Any
 from tests.service.cli.stand_in import Platform, refusal, shed
 
 GIB = 2**30
+SERVING = {
+    "max_context": None,
+    "precision": None,
+    "quantization": None,
+    "max_batch_size": None,
+    "max_batch_tokens": None,
+    "kv_cache_fraction": None,
+}
 
 
 def estimate(**changes: Any) -> dict[str, Any]:
@@ -13,8 +21,9 @@ def estimate(**changes: Any) -> dict[str, Any]:
         "gpu_type": "a10",
         "gpu_count": 1,
         "parallel": 1,
-        "serving": {"max_context": None, "precision": None, "quantization": None},
+        "serving": SERVING,
         "fits": True,
+        "measured": False,
         "gpu_memory_bytes": 22 * GIB,
         "needed_bytes": 17 * GIB,
         "weight_bytes": 15 * GIB,
@@ -31,7 +40,7 @@ def test_what_fits_is_told_with_its_numbers(platform: Platform) -> None:
     platform.body = estimate(alternatives=[])
     done = shed(platform, "estimate", "acme/bot", "--gpu-type", "a10", "--max-context", "2048")
     assert done.returncode == 0, done.stderr
-    assert "it fits on 1x a10: each GPU needs about 17.0 GiB of 22.0 GiB" in done.stdout
+    assert "it fits on 1x a10: each GPU needs about 17.0 GiB of 22.0 GiB, as est" in done.stdout
     assert "128 KiB" in done.stdout
     assert "41,952 tokens" in done.stdout
     assert platform.asked == [
@@ -43,14 +52,39 @@ def test_what_fits_is_told_with_its_numbers(platform: Platform) -> None:
     ]
 
 
+def test_what_was_measured_is_told_so(platform: Platform) -> None:
+    platform.body = estimate(
+        measured=True, activation_bytes=2 * GIB, reserved_bytes=0, alternatives=[]
+    )
+    done = shed(platform, "estimate", "acme/bot")
+    assert "17.0 GiB of 22.0 GiB, by what was measured" in done.stdout
+    assert "weights and engine  17.0 GiB, measured" in done.stdout
+    assert "CUDA" not in done.stdout
+
+
+def test_all_that_can_be_said_of_serving_is_asked_about(platform: Platform) -> None:
+    platform.body = estimate(alternatives=[])
+    serving = {
+        "max_context": 4096,
+        "precision": "bfloat16",
+        "quantization": "fp8",
+        "max_batch_size": 16,
+        "max_batch_tokens": 2048,
+        "kv_cache_fraction": 0.5,
+    }
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in serving.items()]
+    assert shed(platform, "estimate", "acme/bot", *options).returncode == 0
+    assert platform.asked[0][2]["serving"] == serving
+
+
 def test_what_does_not_fit_ends_with_1_and_says_what_would(platform: Platform) -> None:
-    shorter = estimate(serving={"max_context": 41_952, "precision": None, "quantization": None})
+    shorter = estimate(serving=SERVING | {"max_context": 41_952, "kv_cache_fraction": 0.9})
     wider = estimate(gpu_count=2, parallel=2, needed_bytes=16 * GIB)
     platform.body = estimate(fits=False, needed_bytes=30 * GIB, alternatives=[shorter, wider])
     done = shed(platform, "estimate", "ckpt_01HZZZZZZZZZZZZZZZZZZZZZZZ")
     assert done.returncode == 1
     assert "it does not fit on 1x a10" in done.stdout
-    assert "it fits with --max-context 41952: 17.0 GiB" in done.stdout
+    assert "it fits with --max-context 41952 --kv-cache-fraction 0.9: 17.0 GiB" in done.stdout
     assert "it fits with --gpus 2: 16.0 GiB" in done.stdout
     assert platform.asked[0][2]["checkpoint_id"] == "ckpt_01HZZZZZZZZZZZZZZZZZZZZZZZ"
 

@@ -51,6 +51,12 @@ async def test_a_query_parameter_that_means_nothing_is_refused(client, scheduler
         ({**NEW, "gpu_count": "1"}, "gpu_count"),
         ({**NEW, "gpu_count": 0}, "gpu_count"),
         ({**NEW, "serving": {"max_context": 0}}, "serving.max_context"),
+        ({**NEW, "serving": {"max_batch_size": 4097}}, "serving.max_batch_size"),
+        ({**NEW, "serving": {"max_batch_tokens": 0}}, "serving.max_batch_tokens"),
+        ({**NEW, "serving": {"max_batch_tokens": 1.5}}, "serving.max_batch_tokens"),
+        ({**NEW, "serving": {"kv_cache_fraction": 0}}, "serving.kv_cache_fraction"),
+        ({**NEW, "serving": {"kv_cache_fraction": 1.01}}, "serving.kv_cache_fraction"),
+        ({**NEW, "serving": {"kv_cache_fraction": "0.5"}}, "serving.kv_cache_fraction"),
         ({**NEW, "scaling": {"min_replicas": None}}, "scaling.min_replicas"),
         ({**NEW, "scaling": {"min_replicas": -1}}, "scaling.min_replicas"),
         ({**NEW, "scaling": {"idle_after": 0.5}}, "scaling.idle_after"),
@@ -68,6 +74,14 @@ async def test_a_body_with_a_wrong_field_is_refused_by_the_fields_name(
     problem = await refused(await client.post(ENDPOINTS, json=body), 422)
     assert fields(problem) == [field]
     assert not scheduler.requests
+
+
+async def test_a_number_out_of_bounds_is_told_with_the_bound(client) -> None:
+    body = {**NEW, "serving": {"max_batch_size": 5000}}
+    problem = await refused(await client.post(ENDPOINTS, json=body), 422)
+    assert problem["detail"] == (
+        "serving.max_batch_size: Input should be less than or equal to 4096; it is 5000"
+    )
 
 
 async def test_half_a_surrogate_pair_is_refused(client, scheduler) -> None:
@@ -101,14 +115,26 @@ async def test_an_update_names_exactly_the_fields_that_were_given(client, schedu
 async def test_an_update_changes_single_fields_of_what_is_served(client, scheduler) -> None:
     body = {
         "checkpoint_id": "ckpt_" + "0" * 26,
-        "serving": {"precision": None, "max_context": 512},
+        "serving": {
+            "precision": None,
+            "max_context": 512,
+            "max_batch_tokens": None,
+            "kv_cache_fraction": 0.25,
+        },
         "update_strategy": "recreate",
     }
     assert (await client.patch(ONE, json=body)).status_code == 200
     (request,) = scheduler.requests
-    paths = ["checkpoint_id", "serving.max_context", "serving.precision"]
-    assert list(request.update_mask.paths) == paths
-    assert request.endpoint.serving == endpoint_service_pb2.ServingParameters(max_context=512)
+    assert list(request.update_mask.paths) == [
+        "checkpoint_id",
+        "serving.kv_cache_fraction",
+        "serving.max_batch_tokens",
+        "serving.max_context",
+        "serving.precision",
+    ]
+    assert request.endpoint.serving == endpoint_service_pb2.ServingParameters(
+        max_context=512, kv_cache_fraction=0.25
+    )
     assert request.update_strategy == endpoint_service_pb2.UPDATE_STRATEGY_RECREATE
 
 

@@ -12,7 +12,7 @@ from tests.service.scheduler.scripted_agent import ScriptedAgent
 from tests.service.scheduler.stack import Stack, eventually
 
 from engineshed import ids
-from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint, ModelShape
+from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from engineshed.auth import Principal
@@ -204,31 +204,13 @@ async def test_only_the_two_ways_to_meet_a_lack_of_room_are_known(
 
 def large(stack: Stack, org_id: str = ids.PLATFORM) -> str:
     """Return the id of a checkpoint with eight billion parameters, still being registered."""
-    checkpoint_id = stack.catalog.checkpoint(org_id, Checkpoint.STATE_REGISTERING)
-    stack.catalog.checkpoints[checkpoint_id].MergeFrom(
-        Checkpoint(
-            parameter_count=8_030_261_248,
-            max_position_embeddings=131_072,
-            shape=ModelShape(
-                quantizable_parameters=6_979_321_856,
-                weight_bytes=16_060_522_496,
-                attending_layers=32,
-                kv_heads=8,
-                head_dim=128,
-                hidden_size=4096,
-            ),
-        )
-    )
-    return checkpoint_id
+    return stack.catalog.large_checkpoint(org_id, Checkpoint.STATE_REGISTERING)
 
 
 async def test_what_does_not_fit_into_its_gpus_is_refused_and_nothing_is_left(
-    client: httpx.AsyncClient, stack: Stack, number: int
+    client: httpx.AsyncClient, stack: Stack, join: Join, number: int
 ) -> None:
-    agent = stack.agent(f"eu-{number}", gpu_type="a10", gpus=4, backends=("tensorrt_llm",))
-    agent.inventory.simulated = True
-    agent.start()
-    await eventually("the desired state", lambda: agent.received)
+    await join("eu", gpu_type="a10", backends=("tensorrt_llm",), simulated=True)
     checkpoint_id = large(stack)
     body = {"name": "bot", "checkpoint_id": checkpoint_id, "region": f"eu-{number}"}
     wide = {"serving": {"max_context": 100_000}}
@@ -243,21 +225,18 @@ async def test_what_does_not_fit_into_its_gpus_is_refused_and_nothing_is_left(
     endpoint = (await client.post(ENDPOINTS, json=body | narrow)).json()
     answer = await client.patch(f"{ENDPOINTS}/{endpoint['id']}", json=wide)
     assert (answer.status_code, answer.json()["reason"]) == (422, "DOES_NOT_FIT")
-    await agent.stop()
 
 
 async def test_an_estimate_says_the_same_and_creates_nothing(
-    client: httpx.AsyncClient, stack: Stack, number: int
+    client: httpx.AsyncClient, stack: Stack, join: Join, number: int
 ) -> None:
-    agent = stack.agent(f"eu-{number}", gpu_type="a10", gpus=4, backends=("tensorrt_llm",))
-    agent.inventory.simulated = True
-    agent.start()
-    await eventually("the desired state", lambda: agent.received)
+    await join("eu", gpu_type="a10", backends=("tensorrt_llm",), simulated=True)
     body: Body = {"checkpoint_id": large(stack), "region": f"eu-{number}"}
     found = (await client.post(f"{ENDPOINTS}:estimate", json=body)).json()
     assert (found["fits"], found["gpu_type"], found["gpu_count"]) == (True, "a10", 1)
     assert found["token_bytes"] == 131_072
     assert found["alternatives"] == []
+    assert found["measured"] is False
 
     body["serving"] = {"max_context": 100_000}
     found = (await client.post(f"{ENDPOINTS}:estimate", json=body)).json()
@@ -270,4 +249,39 @@ async def test_an_estimate_says_the_same_and_creates_nothing(
     for unseen in (ids.new(ids.CHECKPOINT), large(stack, ids.new(ids.ORGANIZATION))):
         answer = await client.post(f"{ENDPOINTS}:estimate", json=body | {"checkpoint_id": unseen})
         assert (answer.status_code, answer.json()["reason"]) == (404, "CHECKPOINT_NOT_FOUND")
-    await agent.stop()
+
+
+async def test_what_no_engine_is_built_for_is_refused_before_anything_runs(
+    client: httpx.AsyncClient, stack: Stack, join: Join, number: int
+) -> None:
+    await join("eu", gpu_type="a10", backends=("tensorrt_llm",), simulated=True)
+    body: Body = {"checkpoint_id": large(stack), "region": f"eu-{number}"}
+    fp8 = {"serving": {"quantization": "fp8"}}
+    endpoint = (await client.post(ENDPOINTS, json=body | {"name": "bot"})).json()
+    for answer in (
+        await client.post(ENDPOINTS, json=body | {"name": "bot"} | fp8),
+        await client.post(f"{ENDPOINTS}:estimate", json=body | fp8),
+        await client.patch(f"{ENDPOINTS}/{endpoint['id']}", json=fp8),
+    ):
+        assert answer.status_code == 422
+        assert answer.json()["errors"] == [
+            {
+                "field": "serving.quantization",
+                "message": "fp8 needs an L4, L40S, H100 or newer; "
+                "on a10 int8_wo, int8_sq or int4_awq go",
+            }
+        ]
+
+
+async def test_how_large_batches_and_the_cache_are_is_shown_as_it_was_asked(
+    client: httpx.AsyncClient, join: Join, asked: Asked
+) -> None:
+    await join("eu", gpu_type="h100-sxm", gpus=8, backends=("tensorrt_llm",))
+    limits = {"max_batch_size": 16, "max_batch_tokens": 2048, "kv_cache_fraction": 0.45}
+    created = (await client.post(ENDPOINTS, json=asked(serving=limits))).json()
+    served = {"max_context": 4096, "precision": None, "quantization": None}
+    assert created["serving"] == served | limits
+    one = f"{ENDPOINTS}/{created['id']}"
+    changed = await client.patch(one, json={"serving": {"max_batch_size": None}})
+    assert changed.json()["serving"] == served | limits | {"max_batch_size": None}
+    assert changed.json()["deployment"] == created["deployment"] + 1

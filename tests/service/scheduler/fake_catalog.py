@@ -18,7 +18,7 @@ from engineshed.api.catalog.v1 import (
     token_service_pb2,
     token_service_pb2_grpc,
 )
-from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
+from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint, ModelShape
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.catalog.v1.token_service_pb2 import TokenGrant
 from engineshed.auth import hash_token
@@ -88,6 +88,30 @@ class FakeCatalog:
             state=state,
             location=f"checkpoints/{checkpoint_id}",
             digest=f"sha256:{checkpoint_id}" if state == Checkpoint.STATE_REGISTERED else "",
+        )
+        return checkpoint_id
+
+    def large_checkpoint(
+        self,
+        org_id: str,
+        state: Checkpoint.State.ValueType = Checkpoint.STATE_REGISTERED,
+    ) -> str:
+        """Return the id of a new checkpoint with eight billion parameters."""
+        checkpoint_id = self.checkpoint(org_id, state)
+        self.checkpoints[checkpoint_id].MergeFrom(
+            Checkpoint(
+                architecture="LlamaForCausalLM",
+                parameter_count=8_030_261_248,
+                max_position_embeddings=131_072,
+                shape=ModelShape(
+                    quantizable_parameters=6_979_321_856,
+                    weight_bytes=16_060_522_496,
+                    attending_layers=32,
+                    kv_heads=8,
+                    head_dim=128,
+                    hidden_size=4096,
+                ),
+            )
         )
         return checkpoint_id
 

@@ -69,6 +69,7 @@ class ScriptedAgent:
         gpus: int = 4,
         gpu_type: str = "cpu",
         backends: tuple[str, ...] = ("torch",),
+        simulated: bool = False,
         hostname: str = "host",
         token: str = TOKEN,
         report_s: float = REPORT_S,
@@ -80,6 +81,7 @@ class ScriptedAgent:
             gpu_type=gpu_type,
             gpu_count=gpus,
             backends=backends,
+            simulated=simulated,
         )
         self.boot_id = "boot"
         self.willing = True  # takes replicas further by itself

@@ -110,7 +110,7 @@ async def test_a_rollout_that_fails_shows_why_and_can_be_rolled_back(
 async def test_serving_parameters_change_field_by_field(
     tenant: Tenant, join: Join, region: str
 ) -> None:
-    await join()
+    agent = await join()
     before = await running(tenant, region)
     request = pb.UpdateEndpointRequest(
         endpoint_id=before.endpoint_id,
@@ -121,9 +121,17 @@ async def test_serving_parameters_change_field_by_field(
     request.endpoint.serving.precision = "float16"
     request.update_mask.paths[:] = ["serving.precision"]
     await tenant.endpoints.UpdateEndpoint(request)
+    request.endpoint.serving.max_batch_size = 8
+    request.endpoint.serving.kv_cache_fraction = 0.5
+    request.update_mask.paths[:] = ["serving.max_batch_size", "serving.kv_cache_fraction"]
+    await tenant.endpoints.UpdateEndpoint(request)
     after = await rolled_out(tenant, before.endpoint_id)
 
-    assert after.serving == pb.ServingParameters(max_context=512, precision="float16")
+    assert after.serving == pb.ServingParameters(
+        max_context=512, precision="float16", max_batch_size=8, kv_cache_fraction=0.5
+    )
+    (replica,) = [one for one in agent.desired.replicas if one.goal == one.GOAL_RUN]
+    assert replica.serving == after.serving
 
 
 async def test_what_can_never_be_had_changes_nothing(

@@ -48,7 +48,7 @@ def test_defaults_are_filled_in_where_there_is_one_choice() -> None:
         "local",
         Scaling(1, 1),
         Serving(),
-        Hardware("cpu", 1, 0, (1, 2, 4), parallel=False),
+        Hardware("cpu", 1, 0, (1, 2, 4), TORCH),
     )
 
 
@@ -115,12 +115,26 @@ def test_bounds_that_make_no_sense_are_named(scaling: api.Scaling, field: str) -
     assert refused.value.fields[0].field == field
 
 
-def test_quantization_needs_a_back_end_that_can() -> None:
-    with pytest.raises(InvalidFieldError, match="tensorrt_llm") as refused:
-        admitted(asked(serving=api.ServingParameters(quantization="fp8")))
-    assert refused.value.fields[0].field == "serving.quantization"
-    serving = api.ServingParameters(quantization="fp8")
-    assert admitted(asked(serving=serving), H200).serving.quantization == "fp8"
+@pytest.mark.parametrize(("name", "value"), [("quantization", "fp8"), ("max_batch_tokens", 512)])
+def test_what_engines_are_built_for_needs_a_back_end_that_builds_them(
+    name: str, value: str | int
+) -> None:
+    serving = api.ServingParameters(**{name: value})  # type: ignore[arg-type]  # protobuf checks it
+    with pytest.raises(InvalidFieldError) as refused:
+        admitted(asked(serving=serving))
+    assert refused.value.fields[0].field == f"serving.{name}"
+    assert refused.value.fields[0].message == (
+        f"{value} needs the back end tensorrt_llm, which no cpu node in local offers; "
+        "leave it out, or choose other GPUs"
+    )
+    assert getattr(admitted(asked(serving=serving), H200).serving, name) == value
+
+
+def test_any_back_end_takes_a_size_of_batches_and_of_the_pool() -> None:
+    serving = api.ServingParameters(max_batch_size=8, kv_cache_fraction=0.5)
+    assert admitted(asked(serving=serving)).serving == Serving(
+        max_batch_size=8, kv_cache_fraction=0.5
+    )
 
 
 def test_a_request_names_a_template_or_a_checkpoint() -> None:

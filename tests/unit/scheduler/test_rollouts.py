@@ -1,7 +1,7 @@
 """Changing what replicas run: make before break, and never at the cost of what serves."""
 
 import pytest
-from tests.unit.scheduler.world import REGISTERED, REGISTERING, World, names
+from tests.unit.scheduler.world import PLAIN, REGISTERED, REGISTERING, World, names
 
 from engineshed.scheduler.domain.commands import (
     Delete,
@@ -272,6 +272,30 @@ def test_another_change_before_the_first_is_through_falls_back_to_what_served(
     endpoint = world.endpoint(endpoint_id)
     assert endpoint.placing.number == 1
     assert (endpoint.checkpoint, endpoint.serving.max_context) == (BETTER, 512)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Redeployment(max_batch_size=8),
+        Redeployment(max_batch_tokens=1024),
+        Redeployment(kv_cache_fraction=0.5),
+    ],
+)
+def test_how_large_batches_and_the_cache_are_is_part_of_a_deployment(
+    world: World, asked: Redeployment
+) -> None:
+    endpoint_id = world.running()
+    update = Update(redeployment=asked)
+
+    assert names(world.tell(endpoint_id, update)) == ["EndpointRedeployed"]
+    assert world.tell(endpoint_id, update) == []
+    assert world.endpoint(endpoint_id).rollout is not None
+    assert world.endpoint(endpoint_id).serving != PLAIN
+    back = Update(
+        redeployment=Redeployment(max_batch_size=0, max_batch_tokens=0, kv_cache_fraction=0)
+    )
+    assert names(world.tell(endpoint_id, back)) == ["EndpointRolledBack"]
 
 
 def test_there_is_nothing_to_roll_back_without_a_rollout(world: World) -> None:

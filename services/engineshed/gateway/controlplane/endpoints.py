@@ -311,4 +311,7 @@ def serving_message(body: Serving) -> pb.ServingParameters:
         max_context=body.max_context or 0,
         precision=body.precision or "",
         quantization=body.quantization or "",
+        max_batch_size=body.max_batch_size or 0,
+        max_batch_tokens=body.max_batch_tokens or 0,
+        kv_cache_fraction=body.kv_cache_fraction or 0,
     )

@@ -26,13 +26,17 @@ class EstimateEndpoint(Body):
 
 
 class MemoryEstimate(Shape):
-    """What each GPU of a replica would hold, in bytes; all of it is estimated."""
+    """What each GPU of a replica would hold, in bytes."""
 
     gpu_type: str
     gpu_count: int
     parallel: int = Field(description="How many of the GPUs share the model.")
     serving: EndpointServing
     fits: bool = Field(description="Whether one request of the longest context has room.")
+    measured: bool = Field(
+        description="Whether such an engine of yours was measured: then weight_bytes and "
+        "activation_bytes together are what it took, CUDA's part included. Else all is estimated."
+    )
     gpu_memory_bytes: int
     needed_bytes: int = Field(description="What it takes at least.")
     weight_bytes: int
@@ -77,6 +81,7 @@ def _view(estimate: pb.MemoryEstimate) -> Json:
         "parallel": estimate.parallel,
         "serving": serving(estimate.serving),
         "fits": estimate.fits,
+        "measured": estimate.measured,
         "gpu_memory_bytes": estimate.gpu_memory_bytes,
         "needed_bytes": estimate.needed_bytes,
         "weight_bytes": estimate.weight_bytes,

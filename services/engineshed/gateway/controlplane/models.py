@@ -27,6 +27,9 @@ Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 # As in the services' messages; said here too, so that the description has it.
 IdleSeconds = Annotated[float, Field(ge=1, le=7 * 24 * 3600, allow_inf_nan=False)]
 WakeSeconds = Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+BatchTokens = Annotated[int, Field(ge=1, le=1_000_000)]
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Several = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -58,7 +61,26 @@ class Serving(Body):
 
     max_context: Several | None = Field(None, description="Longest prompt and answer, in tokens.")
     precision: Text | None = Field(None, description="float32, bfloat16 or float16.")
-    quantization: Text | None = Field(None, description="For example fp8.")
+    quantization: Text | None = Field(
+        None,
+        description="How weights are made smaller: fp8, int8_sq, int8_wo, int4_awq, w4a8_awq or "
+        "nvfp4. It needs TensorRT-LLM.",
+    )
+    max_batch_size: BatchSize | None = Field(
+        None,
+        description="Requests that the engine works on at once; others wait for one to end. "
+        "null: as the back end likes.",
+    )
+    max_batch_tokens: BatchTokens | None = Field(
+        None,
+        description="Tokens, of prompts and answers, that one step of the engine takes. It needs "
+        "TensorRT-LLM. null: as the back end likes.",
+    )
+    kv_cache_fraction: Fraction | None = Field(
+        None,
+        description="The share that keys and values take of the GPU memory that is free once the "
+        "engine is loaded, above 0 to 1. null: as the back end likes.",
+    )
 
 
 class CreateEndpoint(Body):

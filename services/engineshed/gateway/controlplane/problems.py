@@ -148,7 +148,10 @@ def _path(location: Sequence[Any]) -> str:
 def _message(item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         return "there is no such field"
-    return str(item["msg"]).removeprefix("Value error, ")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if isinstance(item["input"], int | float):
+        return f"{message}; it is {item['input']}"
+    return message
 
 
 def _as_here(text: str) -> str:

@@ -40,12 +40,22 @@ class EndpointScaling(Shape):
     )
 
 
-class EndpointServing(Shape):
-    """How a model is served; null: as the checkpoint states."""
+class FlavorServing(Shape):
+    """How a template's variant is served; null: as the checkpoint states."""
 
     max_context: int | None
     precision: str | None
     quantization: str | None
+
+
+class EndpointServing(FlavorServing):
+    """How a model is served; null: as the checkpoint states, or the back end likes."""
+
+    max_batch_size: int | None = Field(description="Requests that the engine works on at once.")
+    max_batch_tokens: int | None = Field(description="Tokens that one step of the engine takes.")
+    kv_cache_fraction: float | None = Field(
+        description="Of the GPU memory that is free once the engine is loaded."
+    )
 
 
 class Replica(Shape):
@@ -72,6 +82,7 @@ class Replica(Shape):
     leaving: str | None = Field(description="Why it is being replaced.")
     engine_digest: str | None
     engine_backend: str | None
+    engine_kind: str | None
     progress: float = Field(description="How far the present stage has come, 0 to 1.")
     progress_message: str
     created_at: datetime
@@ -150,7 +161,7 @@ class Flavor(Shape):
 
     flavor_name: str
     description: str
-    serving: EndpointServing
+    serving: FlavorServing
     gpu_types: list[str]
     gpu_counts: list[int]
     regions: list[str]
@@ -237,6 +248,10 @@ class Node(Shape):
     simulated: bool
     backends: list[str]
     agent_version: str
+    gpu_product: str | None = Field(description="As its driver says it; null without GPUs.")
+    compute_capability: str | None
+    gpu_uuids: list[str] = Field(description="The names that CUDA knows them by, by index.")
+    versions: dict[str, str] = Field(description="Of what its back ends build and serve with.")
     gpus: list[Gpu]
     joined_at: datetime
     heard_at: datetime | None

@@ -19,6 +19,7 @@ from engineshed.api.scheduler.v1.endpoint_service_pb2 import (
     Endpoint,
     Replica,
     Rollout,
+    ServingParameters,
     UpdateStrategy,
 )
 from engineshed.api.scheduler.v1.node_service_pb2 import Node
@@ -123,6 +124,7 @@ def replica(item: Replica) -> Json:
         "leaving": item.leaving or None,
         "engine_digest": item.engine_digest or None,
         "engine_backend": item.engine_backend or None,
+        "engine_kind": item.engine_kind or None,
         "progress": round(item.progress, 4),
         "progress_message": item.progress_message,
         "created_at": time(item, "create_time"),
@@ -192,6 +194,10 @@ def node(item: Node) -> Json:
         "simulated": offer.simulated,
         "backends": list(offer.backends),
         "agent_version": offer.agent_version,
+        "gpu_product": offer.gpu_product or None,
+        "compute_capability": offer.compute_capability or None,
+        "gpu_uuids": list(offer.gpu_uuids),
+        "versions": dict(offer.versions),
         "gpus": [
             {
                 "index": one.index,
@@ -293,15 +299,24 @@ def _flavor(item: Flavor) -> Json:
     return {
         "flavor_name": item.flavor_name,
         "description": item.description,
-        "serving": serving(item),
+        "serving": _flavor_serving(item),
         "gpu_types": list(item.gpu_types),
         "gpu_counts": list(item.gpu_counts),
         "regions": list(item.regions),
     }
 
 
-def serving(item: Any) -> Json:  # noqa: ANN401 - two messages have these three fields
-    """Return how a model is served; null: as the checkpoint states."""
+def serving(item: ServingParameters) -> Json:
+    """Return how a model is served; null: as the checkpoint states, or the back end likes."""
+    return {
+        **_flavor_serving(item),
+        "max_batch_size": item.max_batch_size or None,
+        "max_batch_tokens": item.max_batch_tokens or None,
+        "kv_cache_fraction": item.kv_cache_fraction or None,
+    }
+
+
+def _flavor_serving(item: ServingParameters | Flavor) -> Json:
     return {
         "max_context": item.max_context or None,
         "precision": item.precision or None,

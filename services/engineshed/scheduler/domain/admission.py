@@ -10,7 +10,7 @@ from typing import Final
 from engineshed.api.catalog.v1.template_service_pb2 import Flavor, Template
 from engineshed.api.scheduler.v1 import endpoint_service_pb2 as api
 from engineshed.errors import FieldError, InvalidFieldError
-from engineshed.scheduler.domain.backends import TENSORRT_LLM, can_serve, fitting
+from engineshed.scheduler.domain.backends import can_serve, fitting, needs_building
 from engineshed.scheduler.domain.endpoint import Endpoint
 from engineshed.scheduler.domain.errors import (
     ExceedsFleetError,
@@ -252,7 +252,7 @@ def _hardware(
         gpu_count,
         min(offer.gpu_memory_bytes for offer in offers),
         tuple(sorted(count for count in counts if count <= most)),
-        parallel=any(TENSORRT_LLM in offer.backends for offer in offers),
+        frozenset().union(*(offer.backends for offer in offers)),
     )
 
 
@@ -261,6 +261,9 @@ def _serving(asked: api.ServingParameters, flavor: Flavor) -> Serving:
         asked.max_context or flavor.max_context,
         asked.precision or flavor.precision,
         asked.quantization or flavor.quantization,
+        asked.max_batch_size,
+        asked.max_batch_tokens,
+        asked.kv_cache_fraction,
     )
 
 
@@ -269,10 +272,13 @@ def _able(serving: Serving, gpu_type: str, region: str, offers: Sequence[Offer])
     if able:
         return able
     needed = " or ".join(sorted(fitting(serving)))
-    raise InvalidFieldError.of(
-        "serving.quantization" if serving.quantization else "gpu_type",
-        f"no {gpu_type} node in {region} can serve it: that needs the back end {needed}",
-    )
+    without = f"the back end {needed}, which no {gpu_type} node in {region} offers"
+    if name := needs_building(serving):
+        raise InvalidFieldError.of(
+            f"serving.{name}",
+            f"{getattr(serving, name)} needs {without}; leave it out, or choose other GPUs",
+        )
+    raise InvalidFieldError.of("gpu_type", f"serving a model needs {without}")
 
 
 def _only(field: str, choices: Sequence[str]) -> str:

@@ -39,6 +39,9 @@ class Redeployment:
     max_context: int | None = None
     precision: str | None = None
     quantization: str | None = None
+    max_batch_size: int | None = None
+    max_batch_tokens: int | None = None
+    kv_cache_fraction: float | None = None
     strategy: Strategy = Strategy.SURGE
 
 
@@ -155,7 +158,9 @@ class Report:
     retryable: bool = True
     engine_digest: str = ""
     engine_backend: str = ""
+    engine_kind: str = ""
     url: str = ""
+    engine_memory_bytes: int = 0  # of each GPU, without the pool; 0: nobody measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ from engineshed.scheduler.domain.errors import (
     WrongStateError,
 )
 from engineshed.scheduler.domain.evolve import evolve
-from engineshed.scheduler.domain.replica import Checkpoint, Deployment
+from engineshed.scheduler.domain.replica import SERVING_FIELDS, Checkpoint, Deployment
 from engineshed.scheduler.domain.scaling import Scaling
 
 
@@ -196,9 +196,7 @@ def _redeployed(
 
 def _changed(old: Deployment, asked: Redeployment) -> Deployment:
     serving = {
-        name: value
-        for name in ("max_context", "precision", "quantization")
-        if (value := getattr(asked, name)) is not None
+        name: value for name in SERVING_FIELDS if (value := getattr(asked, name)) is not None
     }
     return replace(
         old,

@@ -23,9 +23,9 @@ from engineshed.scheduler.domain.replica import (
     Replica,
     ReplicaEvent,
     ReplicaState,
-    Serving,
     evolve_replica,
     placed,
+    serving_of,
 )
 from engineshed.scheduler.domain.scaling import Autoscaling, Scaling, scaling_of
 
@@ -201,13 +201,12 @@ def _replica_changed(state: Endpoint, event: ReplicaEvent, at: datetime) -> Endp
 
 
 def _specified(event: pb.EndpointCreated | pb.EndpointRedeployed, number: int) -> Deployment:
-    serving = event.serving
     return Deployment(
         number,
         _checkpoint(event.checkpoint),
         event.gpu_type,
         event.gpu_count,
-        Serving(serving.max_context, serving.precision, serving.quantization),
+        serving_of(event.serving),
     )
 
 

@@ -6,7 +6,17 @@ from typing import Final
 
 from engineshed.api.catalog.v1.checkpoint_service_pb2 import Checkpoint
 from engineshed.errors import FieldError
-from engineshed.fit import GIB, Estimate, ModelShape, Plan, estimate, nearest_fits
+from engineshed.fit import (
+    GIB,
+    Estimate,
+    ModelShape,
+    Plan,
+    capability_of,
+    estimate,
+    nearest_fits,
+    unsupported,
+)
+from engineshed.scheduler.domain.backends import TENSORRT_LLM
 from engineshed.scheduler.domain.errors import DoesNotFitError, ShapeUnknownError
 from engineshed.scheduler.domain.node import CPU
 from engineshed.scheduler.domain.replica import Serving
@@ -23,7 +33,12 @@ class Hardware:
     gpu_count: int
     gpu_memory_bytes: int  # of each; 0: it is not known
     gpu_counts: tuple[int, ...]  # ascending
-    parallel: bool  # whether a back end is there that divides a model among GPUs
+    backends: frozenset[str]  # of the nodes that have them
+
+    @property
+    def parallel(self) -> bool:
+        """Whether a back end is there that divides a model among such GPUs."""
+        return TENSORRT_LLM in self.backends and not unsupported(capability_of(self.gpu_type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +49,38 @@ class Answer:
     alternatives: Sequence[Estimate]  # that fit; none where what was asked for does
 
 
-def require_fit(checkpoint: Checkpoint, serving: Serving, hardware: Hardware) -> None:
+def require_fit(
+    checkpoint: Checkpoint, serving: Serving, hardware: Hardware, measured_bytes: int = 0
+) -> None:
     """Refuse what certainly has no room; what is not known is left to whoever builds it.
+
+    Args:
+        checkpoint: what is served.
+        serving: how.
+        hardware: on what.
+        measured_bytes: what just this was seen to take of each GPU without the pool; 0: nobody saw.
 
     Raises:
         DoesNotFitError: it says the numbers, and what would fit.
 
     """
-    shape = _shape(checkpoint)
-    if not shape.known or not hardware.gpu_memory_bytes:
+    if not _shape(checkpoint).known or not hardware.gpu_memory_bytes:
         return
-    answer = _answer(shape, serving, hardware)
+    answer = _answer(checkpoint, serving, hardware, measured_bytes)
     if not answer.asked.fits:
         raise _refusal(answer, hardware)
 
 
-def estimated(checkpoint: Checkpoint, serving: Serving, hardware: Hardware) -> Answer:
-    """Return what is estimated.
+def estimated(
+    checkpoint: Checkpoint, serving: Serving, hardware: Hardware, measured_bytes: int = 0
+) -> Answer:
+    """Return what is estimated; see `require_fit`.
 
     Raises:
         ShapeUnknownError: the checkpoint or the GPUs are not known well enough.
 
     """
-    shape = _shape(checkpoint)
-    if not shape.known:
+    if not _shape(checkpoint).known:
         raise ShapeUnknownError(
             f"the config.json of checkpoint {checkpoint.checkpoint_id} does not say enough for an "
             "estimate, or it was registered by an older version",
@@ -71,23 +94,40 @@ def estimated(checkpoint: Checkpoint, serving: Serving, hardware: Hardware) -> A
                 "name a GPU type"
             )
         raise ShapeUnknownError(message, gpu_type=hardware.gpu_type)
-    return _answer(shape, serving, hardware)
+    return _answer(checkpoint, serving, hardware, measured_bytes)
 
 
-def _answer(shape: ModelShape, serving: Serving, hardware: Hardware) -> Answer:
+def _answer(
+    checkpoint: Checkpoint, serving: Serving, hardware: Hardware, measured_bytes: int
+) -> Answer:
+    shape = _shape(checkpoint)
     plan = Plan(
         hardware.gpu_memory_bytes,
         hardware.gpu_count if hardware.parallel else 1,
         serving.precision,
         serving.quantization,
         serving.max_context,
+        serving.max_batch_tokens,
+        serving.kv_cache_fraction,
+        measured_bytes,
     )
     asked = estimate(shape, plan)
     if asked.fits:
         return Answer(asked, ())
     gpu_counts = hardware.gpu_counts if hardware.parallel else ()
-    narrower = _QUANTIZATIONS if hardware.parallel and not serving.quantization else ()
+    narrower = () if serving.quantization else _narrower(checkpoint, hardware)
     return Answer(asked, nearest_fits(shape, plan, gpu_counts, narrower))
+
+
+def _narrower(checkpoint: Checkpoint, hardware: Hardware) -> list[str]:
+    if not hardware.parallel:
+        return []
+    capability = capability_of(hardware.gpu_type)
+    return [
+        name
+        for name in _QUANTIZATIONS
+        if not unsupported(capability, name, checkpoint.architecture)
+    ]
 
 
 def _shape(checkpoint: Checkpoint) -> ModelShape:
@@ -111,8 +151,7 @@ def _refusal(answer: Answer, hardware: Hardware) -> DoesNotFitError:
     gpus = "the" if asked.plan.gpu_count == 1 else f"each of {asked.plan.gpu_count}"
     message = (
         f"the model does not fit: {gpus} {hardware.gpu_type} has "
-        f"{_gib(asked.plan.gpu_memory_bytes)}; there the weights take {_gib(asked.weight_bytes)}, "
-        f"the engine and CUDA {_gib(asked.activation_bytes + asked.reserved_bytes)} and each token "
+        f"{_gib(asked.plan.gpu_memory_bytes)}; there {_fixed(asked)} and each token "
         f"{asked.token_bytes / 1024:.0f} KiB, which leaves room for {asked.max_tokens:,} of "
         f"{asked.needed_context:,} tokens; {_ways_out(answer)}"
     )
@@ -124,6 +163,15 @@ def _refusal(answer: Answer, hardware: Hardware) -> DoesNotFitError:
         needed_bytes=asked.needed_bytes,
         gpu_memory_bytes=asked.plan.gpu_memory_bytes,
         max_tokens=asked.max_tokens,
+    )
+
+
+def _fixed(asked: Estimate) -> str:
+    if asked.plan.measured_bytes:
+        return f"the engine with its weights was measured to take {_gib(asked.fixed_bytes)}"
+    return (
+        f"the weights take {_gib(asked.weight_bytes)}, the engine and CUDA "
+        f"{_gib(asked.activation_bytes + asked.reserved_bytes)}"
     )
 
 
@@ -140,6 +188,8 @@ def _changes(old: Plan, new: Plan) -> str:
         ("serving.max_context", old.max_context, new.max_context),
         ("gpu_count", old.gpu_count, new.gpu_count),
         ("serving.quantization", old.quantization, new.quantization),
+        ("serving.max_batch_tokens", old.max_batch_tokens, new.max_batch_tokens),
+        ("serving.kv_cache_fraction", old.kv_cache_fraction, new.kv_cache_fraction),
     )
     return " and ".join(f"{name} {after}" for name, before, after in fields if before != after)
 

@@ -4,7 +4,7 @@ A deployment is what replicas run. An endpoint that is changed gets a new one, a
 both are there until the change is through.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Final, TypeAlias, assert_never
@@ -58,11 +58,14 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How the model is served; zero and empty mean as the checkpoint says."""
+    """How the model is served; zero and empty: as the checkpoint says, or the back end likes."""
 
     max_context: int = 0
     precision: str = ""
     quantization: str = ""
+    max_batch_size: int = 0  # requests that the engine works on at once
+    max_batch_tokens: int = 0  # tokens that one step of it takes
+    kv_cache_fraction: float = 0.0  # of what is free of the GPU once it is loaded
 
     def message(self) -> ServingParameters:
         """Return it as messages have it."""
@@ -70,7 +73,19 @@ class Serving:
             max_context=self.max_context,
             precision=self.precision,
             quantization=self.quantization,
+            max_batch_size=self.max_batch_size,
+            max_batch_tokens=self.max_batch_tokens,
+            kv_cache_fraction=self.kv_cache_fraction,
         )
+
+
+# The names of its fields, in messages and events too.
+SERVING_FIELDS: Final = tuple(field.name for field in fields(Serving))
+
+
+def serving_of(message: ServingParameters) -> Serving:
+    """Return how a model is served, from how messages have it."""
+    return Serving(**{name: getattr(message, name) for name in SERVING_FIELDS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,7 @@ class Replica:
     ended_at: datetime | None = None
     engine_digest: str = ""
     engine_backend: str = ""
+    engine_kind: str = ""
     url: str = ""
 
     @property
@@ -156,6 +172,7 @@ def evolve_replica(old: Replica, event: ReplicaEvent, at: datetime) -> Replica:
                 ready_at=effective_at,
                 engine_digest=event.engine_digest,
                 engine_backend=event.engine_backend,
+                engine_kind=event.engine_kind,
                 url=event.url,
             )
         case pb.ReplicaLeaving():

@@ -105,7 +105,9 @@ def _ready(state: Endpoint, replica: Replica, report: Report, now: datetime) -> 
         replica_id=replica.replica_id,
         engine_digest=report.engine_digest,
         engine_backend=report.engine_backend,
+        engine_kind=report.engine_kind,
         url=report.url,
+        engine_memory_bytes=report.engine_memory_bytes,
     )
     ready.effective_at.FromDatetime(_effective(replica, report.since, now))
     return [ready]
