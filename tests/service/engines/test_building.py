@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engineshed.agent.engines.checkpoint import read_layout
 from engineshed.agent.engines.interface import (
     BuildRequest,
     Checkpoint,
@@ -20,7 +21,6 @@ from engineshed.agent.engines.interface import (
     Hardware,
 )
 from engineshed.agent.engines.torch.backend import TorchBackend
-from engineshed.agent.engines.torch.checkpoint import read_layout
 from engineshed.triton.engine import EngineManifest
 
 from .checkpoints import MAX_CONTEXT, VOCABULARY, write_checkpoint

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engineshed.agent.engines.checkpoint import hash_files, read_header, read_layout
 from engineshed.agent.engines.files import hash_file
 from engineshed.agent.engines.interface import EngineBuildError
-from engineshed.agent.engines.torch.checkpoint import hash_files, read_header, read_layout
 
 
 @pytest.fixture

@@ -1,31 +1,18 @@
 """Triton, TensorRT-LLM and PyTorch: where they are, and which, without importing them here."""
 
 import os
-import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from engineshed.agent.doctor.looking import ask
+from engineshed.agent.asking import ask
 from engineshed.agent.domain.doctor.facts import Toolchain, Torch, Triton
+from engineshed.agent.engines.tensorrt_llm.toolchain import APP, find_toolchain
 from engineshed.triton.installation import find_triton
 
 TORCH_SECONDS: Final = 100.0
 """Its import takes seconds, and on a busy host with a cold disk a minute."""
-_METADATA_SECONDS: Final = 10.0  # below what a look may take, so that the process is ended
-
-_IMAGE_APP: Final = Path("/app")
-"""Where NVIDIA's image keeps the scripts and templates of TensorRT-LLM."""
-_ASK_VERSIONS: Final = """
-import importlib.metadata as metadata, json
-def version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-print(json.dumps({name: version(name) for name in ("tensorrt_llm", "tensorrt")}))
-"""
 _ASK_TORCH: Final = """
 import json, torch
 there = torch.cuda.is_available()
@@ -57,23 +44,18 @@ def look_at_triton() -> Triton:
     )
 
 
-def look_at_toolchain(app: Path = _IMAGE_APP) -> Toolchain:
+def look_at_toolchain(app: Path = APP) -> Toolchain:
     """Return what there is to build TensorRT-LLM engines with; its scripts are below `app`."""
-    command = shutil.which("trtllm-build") or ""
-    interpreter = _interpreter_of(Path(command)) if command else sys.executable
-    versions = ask([interpreter, "-c", _ASK_VERSIONS], _METADATA_SECONDS)
-    examples = _examples(app)
-    scripts = examples.glob("models/*/*/convert_checkpoint.py")
-    batcher = app / "all_models" / "inflight_batcher_llm" / "tensorrt_llm" / "config.pbtxt"
+    found = find_toolchain(app)
     return Toolchain(
-        command=command,
-        tensorrt_llm=versions["tensorrt_llm"],
-        tensorrt=versions["tensorrt"] or os.environ.get("TRT_VERSION", ""),
-        examples=_if_there(examples),
-        families=tuple(sorted(script.parent.name for script in scripts)),
-        quantize=_if_there(examples / "quantization" / "quantize.py"),
-        template=_if_there(batcher),
-        llmapi=_if_there(app / "all_models" / "llmapi" / "tensorrt_llm"),
+        command=_told(found.build),
+        tensorrt_llm=found.tensorrt_llm,
+        tensorrt=found.tensorrt,
+        examples=_told(found.examples),
+        families=tuple(sorted(found.scripts)),
+        quantize=_told(found.quantize),
+        template=_told(found.template),
+        llmapi=_told(found.llmapi),
     )
 
 
@@ -89,23 +71,6 @@ def look_at_torch() -> Torch:
     return Torch(**ask([sys.executable, "-c", _ASK_TORCH], TORCH_SECONDS), transformers=_version())
 
 
-def _examples(app: Path) -> Path:
-    """Return the folder of the conversion scripts, which has moved between the images."""
-    moved = app / "tensorrt_llm" / "examples"
-    return moved if moved.is_dir() else app / "examples"
-
-
-def _interpreter_of(command: Path) -> str:
-    """Return the Python that a command runs in: its packages are those that count."""
-    with command.open("rb") as file:
-        line = file.readline(1024).decode(errors="replace")
-    words = line.removeprefix("#!").split() if line.startswith("#!") else []
-    if words and Path(words[0]).name == "env":
-        words = words[1:]
-    named = shutil.which(words[0]) if words and "python" in Path(words[0]).name else None
-    return named or sys.executable
-
-
 def _version() -> str:
     try:
         return version("transformers")
@@ -115,3 +80,7 @@ def _version() -> str:
 
 def _if_there(path: Path) -> str:
     return str(path) if path.exists() else ""
+
+
+def _told(path: Path | None) -> str:
+    return "" if path is None else str(path)

@@ -1,6 +1,6 @@
 """The `torch` back end: anything transformers can load, on anything PyTorch runs on.
 
-In the agent:            backend (the interface), checkpoint (what can be told without PyTorch).
+In the agent:            backend (the interface).
 In the build's process:  build, loading, selfcheck.
 In Triton's stub:        runtime (the model), serving, delivery, gauges; the decoders continuous
                          and sequential; requests, sampling, guiding.

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from engineshed.agent.engines.checkpoint import Layout, read_layout
 from engineshed.agent.engines.interface import (
     BuildRequest,
     EngineBuildError,
@@ -19,7 +20,6 @@ from engineshed.agent.engines.interface import (
     Progress,
     Runtime,
 )
-from engineshed.agent.engines.torch.checkpoint import Layout, read_layout
 from engineshed.agent.engines.torch.repository import write_repository
 from engineshed.agent.engines.torch.task import (
     DEFAULT_MAX_CONCURRENT,

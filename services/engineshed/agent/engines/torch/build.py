@@ -23,9 +23,9 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from engineshed.agent.engines.checkpoint import Layout, hash_files, read_layout
 from engineshed.agent.engines.files import place
 from engineshed.agent.engines.interface import EngineBuildError, Progress
-from engineshed.agent.engines.torch.checkpoint import Layout, hash_files, read_layout
 from engineshed.agent.engines.torch.guiding import UnknownTokenizerError, read_tokenizer
 from engineshed.agent.engines.torch.loading import (
     end_ids_of,

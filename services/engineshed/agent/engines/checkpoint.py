@@ -1,4 +1,4 @@
-"""What can be told of a checkpoint without PyTorch: its layout, its weights' headers, its hashes.
+"""What can be told of a checkpoint without loading it: layout, headers of weights, hashes.
 
 Everything wrong with the files is found here, before a model is loaded, and named.
 """
