@@ -2,7 +2,7 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from engineshed.agent.engines.torch.backend import TorchBackend
 from engineshed.triton.control import load_model, wait_until_live
 from engineshed.triton.engine import MODEL_NAME
 from engineshed.triton.infer import infer
-from engineshed.triton.installation import find_triton, prepare_backends
+from engineshed.triton.installation import Installation, find_triton, prepare_backends
 from engineshed.triton.launch import Ports, server_command
 from engineshed.triton.streams import Streams
 
@@ -28,6 +28,12 @@ _TYPES = {
     "len_penalty": ("FP32", np.float32),
     "seed": ("UINT64", np.uint64),
     "return_log_probs": ("BOOL", np.bool_),
+    "exclude_input_in_output": ("BOOL", np.bool_),
+    "stop": ("BOOL", np.bool_),
+    "presence_penalty": ("FP32", np.float32),
+    "frequency_penalty": ("FP32", np.float32),
+    "repetition_penalty": ("FP32", np.float32),
+    "embedding_bias": ("FP32", np.float32),
 }
 _OUTPUTS = {"INT32": np.int32, "FP32": np.float32}
 _TEXTS = frozenset(("guided_decoding_guide_type", "guided_decoding_guide"))
@@ -46,9 +52,18 @@ class Server:
 def triton(engine: Path, folder: Path) -> Iterator[Server]:
     """Start Triton for an engine, without loading it yet; see that it ends well."""
     TorchBackend().render(engine, folder / "repository", Runtime())
-    installation = find_triton()
+    with serve(find_triton(), folder) as server:
+        yield server
+
+
+@contextmanager
+def serve(
+    installation: Installation, folder: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Start a Triton for `repository` in a folder, without loading it; see that it ends well."""
     backends = prepare_backends(installation, folder / "backends")
-    command = server_command(installation, folder / "repository", Ports.free(), backends, threads=1)
+    repository, ports = folder / "repository", Ports.free()
+    command = server_command(installation, repository, ports, backends, threads=1, env=env)
     log = folder / "triton.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command.argv, env=command.env, stdout=output, stderr=output)
@@ -79,15 +94,20 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._triton.close()
 
-    def start(self, prompt: Sequence[int], new_tokens: int, **more: Any) -> Any:
+    def start(
+        self, prompt: Sequence[int], new_tokens: int, *, request_id: str = "", **more: Any
+    ) -> Any:
         """Return the responses to a request, as an asynchronous generator."""
         values = {
             "input_ids": list(prompt),
             "input_lengths": [len(prompt)],
             "request_output_len": [new_tokens],
-            **{name: [value] for name, value in ({"streaming": True} | more).items()},
+            **{
+                name: value if isinstance(value, list) else [value]
+                for name, value in ({"streaming": True} | more).items()
+            },
         }
-        request = service_pb2.ModelInferRequest(model_name=MODEL_NAME)
+        request = service_pb2.ModelInferRequest(model_name=MODEL_NAME, id=request_id)
         for name in _TEXTS & values.keys():
             [text] = values.pop(name)
             request.inputs.add(name=name, datatype="BYTES", shape=[1, 1])

@@ -46,6 +46,10 @@ class StandInImage:
     def triton(self) -> Path:
         return self.folder / "opt" / "tritonserver"
 
+    @property
+    def server(self) -> Path:
+        return self.triton / "bin" / "tritonserver"
+
     def environment(
         self, gpus: Sequence[Mapping[str, Any]] = (H100, H100), *, nvml: bool = True
     ) -> dict[str, str]:

@@ -167,12 +167,11 @@ class _InFlight:
             triton.Tensor("output_ids", np.array([[tokens]], np.int32)),
             triton.Tensor("sequence_length", np.array([[len(tokens)]], np.int32)),
         ]
-        if ask.log_probs:
-            log_probs = [choice.log_prob for choice in choices]
-            total = sum(choice.log_prob for choice in self.running.choices)
+        if ask.log_probs:  # of all tokens so far, also where the response has the new ones only
+            log_probs = [choice.log_prob for choice in self.running.choices]
             tensors += [
                 triton.Tensor("output_log_probs", np.array([[log_probs]], np.float32)),
-                triton.Tensor("cum_log_probs", np.array([[total]], np.float32)),
+                triton.Tensor("cum_log_probs", np.array([[sum(log_probs)]], np.float32)),
             ]
         return tensors
 

@@ -100,7 +100,7 @@ def read_ask(tensors: Tensors, limits: Limits, *, with_prompt: bool) -> Ask:
         repetition_penalty=_one(tensors, "repetition_penalty", 1.0),
         presence_penalty=_one(tensors, "presence_penalty", 0.0),
         frequency_penalty=_one(tensors, "frequency_penalty", 0.0),
-        min_tokens=int(_one(tensors, "min_tokens", 1)),
+        min_tokens=int(_one(tensors, "min_tokens", 0)),
         bias=_bias(tensors, limits),
         log_probs=bool(_one(tensors, "return_log_probs", 0)),
         guide=_guide(tensors),
