@@ -15,7 +15,7 @@ import llguidance.numpy
 import numpy as np
 import numpy.typing as npt
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
 from torch import Tensor
 from transformers import AutoTokenizer, LogitsProcessor
@@ -24,8 +24,10 @@ from engineshed.agent.engines.torch.generation import Guide
 from engineshed.agent.engines.torch.requests import InvalidRequestError
 from engineshed.triton.engine import EngineManifest
 
-_GRAMMARS_KEPT: Final = 64
-"""Endpoints mostly ask for the same few; a compiled one takes kilobytes."""
+_GRAMMARS_KEPT: Final = 16
+"""Endpoints mostly ask for the same few."""
+_LIMITS: Final = LLParserLimits(max_lexer_states=50_000)
+"""A state takes 1 to 2 kB, and comes to be when an answer needs it."""
 _WHITESPACE: Final = r"[ \n\r\t]{1,32}"
 """Between the parts of JSON: as the model likes it, but not for ever."""
 _LONGEST_REASON: Final = 500
@@ -76,7 +78,7 @@ class Guides:
             grammar = _grammar(guide)
         except Exception as error:  # the library's converter raises what comes
             raise _refused(guide, str(error)) from error
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _refused(guide, matcher.get_error())
         return matcher

@@ -149,7 +149,10 @@ class LoadedEngine:
     def _after_round(self) -> None:
         if self._decoder.broken and not self._in_flight:
             self._on_broken()
-        self._on_round(self)
+        try:
+            self._on_round(self)
+        except Exception:  # answers must go out, whatever comes of this
+            log.exception("round_failed")
 
 
 class _WarmUp:
