@@ -132,6 +132,7 @@ def _replica(endpoint: Endpoint, replica: Replica, agents: Agents | None) -> api
         capacity=endpoint.capacity_of(replica),
         engine_digest=replica.engine_digest,
         engine_backend=replica.engine_backend,
+        engine_kind=replica.engine_kind,
         create_time=to_timestamp(replica.placed_at),
         deployment=replica.deployment.number,
         leaving=replica.leaving,
@@ -140,6 +141,7 @@ def _replica(endpoint: Endpoint, replica: Replica, agents: Agents | None) -> api
     if shown is not None and not replica.ended:
         message.engine_digest = replica.engine_digest or shown.engine_digest
         message.engine_backend = replica.engine_backend or shown.engine_backend
+        message.engine_kind = replica.engine_kind or shown.engine_kind
         if replica.state in _BUSY:
             message.progress = shown.progress
             message.progress_message = shown.progress_message
