@@ -41,6 +41,9 @@ class _Serving(_Part):
     quantization: Literal["fp8", "int8_sq", "int8_wo", "int4_awq", "w4a8_awq", "nvfp4"] | None = (
         None
     )
+    max_batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_batch_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    kv_cache_fraction: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
 
 
 class _Flavor(_Part):
@@ -119,6 +122,9 @@ def _message(template: _Template) -> pb.Template:
                 max_context=flavor.serving.max_context or 0,
                 precision=flavor.serving.precision or "",
                 quantization=flavor.serving.quantization or "",
+                max_batch_size=flavor.serving.max_batch_size or 0,
+                max_batch_tokens=flavor.serving.max_batch_tokens or 0,
+                kv_cache_fraction=flavor.serving.kv_cache_fraction or 0.0,
                 gpu_types=flavor.gpu_types,
                 gpu_counts=flavor.gpu_counts,
                 regions=flavor.regions,

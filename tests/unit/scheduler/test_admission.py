@@ -163,7 +163,9 @@ class TestTemplates:
                 gpu_counts=[1, 2],
                 regions=["local"],
             ),
-            Flavor(flavor_name="fast", precision="bfloat16"),
+            Flavor(
+                flavor_name="fast", precision="bfloat16", max_batch_size=64, kv_cache_fraction=0.5
+            ),
         ],
     )
 
@@ -191,6 +193,12 @@ class TestTemplates:
         serving = api.ServingParameters(max_context=512)
         result = admitted(asked(serving=serving), template=self.TEMPLATE)
         assert result.serving == Serving(512, "float32", "")
+
+    def test_batch_and_cache_are_the_flavors_unless_said(self) -> None:
+        serving = api.ServingParameters(max_batch_size=8)
+        request = asked(flavor_name="fast", serving=serving)
+        result = admitted(request, template=self.TEMPLATE).serving
+        assert (result.max_batch_size, result.kv_cache_fraction) == (8, 0.5)
 
     @pytest.mark.parametrize(
         ("fields", "allowed"),

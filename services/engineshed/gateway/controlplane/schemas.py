@@ -40,17 +40,12 @@ class EndpointScaling(Shape):
     )
 
 
-class FlavorServing(Shape):
-    """How a template's variant is served; null: as the checkpoint states."""
+class EndpointServing(Shape):
+    """How a model is served; null: as the checkpoint states, or the back end likes."""
 
     max_context: int | None
     precision: str | None
     quantization: str | None
-
-
-class EndpointServing(FlavorServing):
-    """How a model is served; null: as the checkpoint states, or the back end likes."""
-
     max_batch_size: int | None = Field(description="Requests that the engine works on at once.")
     max_batch_tokens: int | None = Field(description="Tokens that one step of the engine takes.")
     kv_cache_fraction: float | None = Field(
@@ -161,7 +156,7 @@ class Flavor(Shape):
 
     flavor_name: str
     description: str
-    serving: FlavorServing
+    serving: EndpointServing
     gpu_types: list[str]
     gpu_counts: list[int]
     regions: list[str]

@@ -299,28 +299,22 @@ def _flavor(item: Flavor) -> Json:
     return {
         "flavor_name": item.flavor_name,
         "description": item.description,
-        "serving": _flavor_serving(item),
+        "serving": serving(item),
         "gpu_types": list(item.gpu_types),
         "gpu_counts": list(item.gpu_counts),
         "regions": list(item.regions),
     }
 
 
-def serving(item: ServingParameters) -> Json:
+def serving(item: ServingParameters | Flavor) -> Json:
     """Return how a model is served; null: as the checkpoint states, or the back end likes."""
-    return {
-        **_flavor_serving(item),
-        "max_batch_size": item.max_batch_size or None,
-        "max_batch_tokens": item.max_batch_tokens or None,
-        "kv_cache_fraction": item.kv_cache_fraction or None,
-    }
-
-
-def _flavor_serving(item: ServingParameters | Flavor) -> Json:
     return {
         "max_context": item.max_context or None,
         "precision": item.precision or None,
         "quantization": item.quantization or None,
+        "max_batch_size": item.max_batch_size or None,
+        "max_batch_tokens": item.max_batch_tokens or None,
+        "kv_cache_fraction": item.kv_cache_fraction or None,
     }
 
 

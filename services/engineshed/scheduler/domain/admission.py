@@ -261,9 +261,9 @@ def _serving(asked: api.ServingParameters, flavor: Flavor) -> Serving:
         asked.max_context or flavor.max_context,
         asked.precision or flavor.precision,
         asked.quantization or flavor.quantization,
-        asked.max_batch_size,
-        asked.max_batch_tokens,
-        asked.kv_cache_fraction,
+        asked.max_batch_size or flavor.max_batch_size,
+        asked.max_batch_tokens or flavor.max_batch_tokens,
+        asked.kv_cache_fraction or flavor.kv_cache_fraction,
     )
 
 

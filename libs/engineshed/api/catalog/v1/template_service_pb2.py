@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0engineshed/api/catalog/v1/template_service.proto\x12\x19\x65ngineshed.api.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\"~\n\x08Template\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\x32\n\x07\x66lavors\x18\x04 \x03(\x0b\x32!.engineshed.api.catalog.v1.Flavor\"\xa8\x01\n\x06\x46lavor\x12\x13\n\x0b\x66lavor_name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bmax_context\x18\x03 \x01(\r\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x11\n\tgpu_types\x18\x06 \x03(\t\x12\x12\n\ngpu_counts\x18\x07 \x03(\r\x12\x0f\n\x07regions\x18\x08 \x03(\t\"S\n\x14ListTemplatesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"h\n\x15ListTemplatesResponse\x12\x36\n\ttemplates\x18\x01 \x03(\x0b\x32#.engineshed.api.catalog.v1.Template\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x12GetTemplateRequest\x12\x1e\n\nmodel_name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\"L\n\x13GetTemplateResponse\x12\x35\n\x08template\x18\x01 \x01(\x0b\x32#.engineshed.api.catalog.v1.Template2\xf3\x01\n\x0fTemplateService\x12r\n\rListTemplates\x12/.engineshed.api.catalog.v1.ListTemplatesRequest\x1a\x30.engineshed.api.catalog.v1.ListTemplatesResponse\x12l\n\x0bGetTemplate\x12-.engineshed.api.catalog.v1.GetTemplateRequest\x1a..engineshed.api.catalog.v1.GetTemplateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0engineshed/api/catalog/v1/template_service.proto\x12\x19\x65ngineshed.api.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\"~\n\x08Template\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x03 \x01(\t\x12\x32\n\x07\x66lavors\x18\x04 \x03(\x0b\x32!.engineshed.api.catalog.v1.Flavor\"\xf5\x01\n\x06\x46lavor\x12\x13\n\x0b\x66lavor_name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0bmax_context\x18\x03 \x01(\r\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x11\n\tgpu_types\x18\x06 \x03(\t\x12\x12\n\ngpu_counts\x18\x07 \x03(\r\x12\x0f\n\x07regions\x18\x08 \x03(\t\x12\x16\n\x0emax_batch_size\x18\t \x01(\r\x12\x18\n\x10max_batch_tokens\x18\n \x01(\r\x12\x19\n\x11kv_cache_fraction\x18\x0b \x01(\x01\"S\n\x14ListTemplatesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"h\n\x15ListTemplatesResponse\x12\x36\n\ttemplates\x18\x01 \x03(\x0b\x32#.engineshed.api.catalog.v1.Template\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x12GetTemplateRequest\x12\x1e\n\nmodel_name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\"L\n\x13GetTemplateResponse\x12\x35\n\x08template\x18\x01 \x01(\x0b\x32#.engineshed.api.catalog.v1.Template2\xf3\x01\n\x0fTemplateService\x12r\n\rListTemplates\x12/.engineshed.api.catalog.v1.ListTemplatesRequest\x1a\x30.engineshed.api.catalog.v1.ListTemplatesResponse\x12l\n\x0bGetTemplate\x12-.engineshed.api.catalog.v1.GetTemplateRequest\x1a..engineshed.api.catalog.v1.GetTemplateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,15 +41,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEMPLATE']._serialized_start=108
   _globals['_TEMPLATE']._serialized_end=234
   _globals['_FLAVOR']._serialized_start=237
-  _globals['_FLAVOR']._serialized_end=405
-  _globals['_LISTTEMPLATESREQUEST']._serialized_start=407
-  _globals['_LISTTEMPLATESREQUEST']._serialized_end=490
-  _globals['_LISTTEMPLATESRESPONSE']._serialized_start=492
-  _globals['_LISTTEMPLATESRESPONSE']._serialized_end=596
-  _globals['_GETTEMPLATEREQUEST']._serialized_start=598
-  _globals['_GETTEMPLATEREQUEST']._serialized_end=650
-  _globals['_GETTEMPLATERESPONSE']._serialized_start=652
-  _globals['_GETTEMPLATERESPONSE']._serialized_end=728
-  _globals['_TEMPLATESERVICE']._serialized_start=731
-  _globals['_TEMPLATESERVICE']._serialized_end=974
+  _globals['_FLAVOR']._serialized_end=482
+  _globals['_LISTTEMPLATESREQUEST']._serialized_start=484
+  _globals['_LISTTEMPLATESREQUEST']._serialized_end=567
+  _globals['_LISTTEMPLATESRESPONSE']._serialized_start=569
+  _globals['_LISTTEMPLATESRESPONSE']._serialized_end=673
+  _globals['_GETTEMPLATEREQUEST']._serialized_start=675
+  _globals['_GETTEMPLATEREQUEST']._serialized_end=727
+  _globals['_GETTEMPLATERESPONSE']._serialized_start=729
+  _globals['_GETTEMPLATERESPONSE']._serialized_end=805
+  _globals['_TEMPLATESERVICE']._serialized_start=808
+  _globals['_TEMPLATESERVICE']._serialized_end=1051
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,9 @@ class Flavor(_message.Message):
     GPU_TYPES_FIELD_NUMBER: _builtins.int
     GPU_COUNTS_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    KV_CACHE_FRACTION_FIELD_NUMBER: _builtins.int
     flavor_name: _builtins.str
     """flavor_name is its name, e.g. "base" or "fast"."""
     description: _builtins.str
@@ -78,6 +81,14 @@ class Flavor(_message.Message):
     """precision is the type to serve in, e.g. "float32". Empty: the checkpoint's own."""
     quantization: _builtins.str
     """quantization is how weights are made smaller. Empty: not at all."""
+    max_batch_size: _builtins.int
+    """max_batch_size is how many requests the engine works on at once. Zero: as the back end likes."""
+    max_batch_tokens: _builtins.int
+    """max_batch_tokens is how many tokens one step of the engine takes. Zero: as the back end likes."""
+    kv_cache_fraction: _builtins.float
+    """kv_cache_fraction is the share that keys and values take of what is free of the GPU's memory once
+    the engine is loaded, 0 to 1. Zero: as the back end likes.
+    """
     @_builtins.property
     def gpu_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """gpu_types it may run on. Empty: whatever the nodes offer."""
@@ -101,10 +112,13 @@ class Flavor(_message.Message):
         gpu_types: _abc.Iterable[_builtins.str] | None = ...,
         gpu_counts: _abc.Iterable[_builtins.int] | None = ...,
         regions: _abc.Iterable[_builtins.str] | None = ...,
+        max_batch_size: _builtins.int = ...,
+        max_batch_tokens: _builtins.int = ...,
+        kv_cache_fraction: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "flavor_name", b"flavor_name", "gpu_counts", b"gpu_counts", "gpu_types", b"gpu_types", "max_context", b"max_context", "precision", b"precision", "quantization", b"quantization", "regions", b"regions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "flavor_name", b"flavor_name", "gpu_counts", b"gpu_counts", "gpu_types", b"gpu_types", "kv_cache_fraction", b"kv_cache_fraction", "max_batch_size", b"max_batch_size", "max_batch_tokens", b"max_batch_tokens", "max_context", b"max_context", "precision", b"precision", "quantization", b"quantization", "regions", b"regions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
