@@ -24,16 +24,6 @@ def ask(argv: Sequence[str], seconds: float, env: Mapping[str, str] | None = Non
         ProcessFailedError: it failed, or took longer than `seconds` and was killed.
 
     """
-    return json.loads(_last_line(listen(argv, seconds, env)))
-
-
-def listen(argv: Sequence[str], seconds: float, env: Mapping[str, str] | None = None) -> str:
-    """Run a program and return what it prints on standard output.
-
-    Raises:
-        ProcessFailedError: it failed, or took longer than `seconds` and was killed.
-
-    """
     try:
         done = subprocess.run(
             argv,
@@ -51,7 +41,7 @@ def listen(argv: Sequence[str], seconds: float, env: Mapping[str, str] | None = 
         raise ProcessFailedError(f"{argv[0]} cannot be run: {error.strerror}") from error
     if done.returncode != 0:
         raise ProcessFailedError(_last_line(done.stderr) or f"exit status {done.returncode}")
-    return done.stdout
+    return json.loads(_last_line(done.stdout))
 
 
 def _last_line(text: str) -> str:

@@ -57,7 +57,13 @@ async def serve(
     os.umask(0o077)  # everything below the state directory is its owner's alone
     inventory = take_inventory(settings)
     if backends is None:
-        backends = await asyncio.to_thread(_available, known_backends())
+        known = known_backends(
+            inventory.hardware(1),
+            tensorrt_llm_dir=settings.tensorrt_llm_dir,
+            calibration_dir=settings.calibration_dir,
+            build_stall_s=settings.build_stall_s,
+        )
+        backends = await asyncio.to_thread(_available, known)
     versions = await asyncio.to_thread(_versions, backends.values())
     with sole_agent(settings.folder):
         node = NodeFile(settings.folder)

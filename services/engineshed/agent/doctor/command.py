@@ -20,7 +20,7 @@ from engineshed.agent.doctor.software import (
 from engineshed.agent.doctor.table import as_json, as_table
 from engineshed.agent.domain.doctor.diagnosis import diagnose
 from engineshed.agent.domain.doctor.facts import Backend, Facts, Gpu, Offer, Unseen
-from engineshed.agent.engines.interface import EngineBackend, Probe
+from engineshed.agent.engines.interface import EngineBackend, Hardware, Probe
 from engineshed.agent.engines.known import known_backends
 from engineshed.agent.inventory import take_inventory
 from engineshed.agent.settings import AgentSettings
@@ -54,19 +54,22 @@ def run_doctor(*, json: bool) -> int:
 
 
 def look_at_host(settings: AgentSettings) -> Facts:
-    """Look at everything at the same time. Never raises; takes as long as the slowest look."""
+    """Look at everything at the same time, and ask the back ends once the GPUs are known.
+
+    Never raises; takes as long as the slowest look, and as the GPUs' with a back end's.
+    """
     gpus = Look(lambda: _look_at_gpus(settings))
     traces = Look(look_for_traces)
     triton = Look(look_at_triton)
-    toolchain = Look(look_at_toolchain)
+    toolchain = Look(lambda: look_at_toolchain(settings.tensorrt_llm_dir))
     torch = Look(look_at_torch, TORCH_SECONDS + LOOK_SECONDS)  # it ends its process in time
     machine = Look(look_at_machine)
     shared_memory = Look(lambda: look_at_space(_SHARED_MEMORY))
     disk = Look(lambda: look_at_space(settings.folder))
     limits = Look(look_at_limits)
-    probes = [(backend, Look(backend.probe)) for backend in known_backends()]
     seen = gpus.seen()
     offer, connected = (seen, seen) if isinstance(seen, Unseen) else seen
+    probes = [(backend, Look(backend.probe)) for backend in _backends(settings, offer)]
     return Facts(
         offer=offer,
         gpus=connected,
@@ -88,6 +91,18 @@ def _look_at_gpus(settings: AgentSettings) -> tuple[Offer, tuple[Gpu, ...] | Uns
         return offer_of(inventory), ()
     connected = Look(lambda: look_at_connections([gpu.uuid for gpu in inventory.gpus]), seconds=5)
     return offer_of(inventory), connected.seen()
+
+
+def _backends(settings: AgentSettings, offer: Offer | Unseen) -> tuple[EngineBackend, ...]:
+    hardware = Hardware()
+    if isinstance(offer, Offer) and offer.real_gpus:
+        hardware = Hardware(offer.product, architecture=offer.compute_capability)
+    return known_backends(
+        hardware,
+        tensorrt_llm_dir=settings.tensorrt_llm_dir,
+        calibration_dir=settings.calibration_dir,
+        build_stall_s=settings.build_stall_s,
+    )
 
 
 def _told(backend: EngineBackend, probe: Probe | Unseen) -> Backend:

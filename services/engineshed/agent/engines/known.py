@@ -1,9 +1,29 @@
 """The engine back ends of this release, in the order in which they are preferred."""
 
-from engineshed.agent.engines.interface import EngineBackend
+from pathlib import Path
+
+from engineshed.agent.engines.interface import EngineBackend, Hardware
+from engineshed.agent.engines.tensorrt_llm.backend import TensorRtLlmBackend
 from engineshed.agent.engines.torch.backend import TorchBackend
 
 
-def known_backends() -> tuple[EngineBackend, ...]:
-    """Return all of them; which of them can run on this host, each says itself (`probe`)."""
-    return (TorchBackend(),)
+def known_backends(
+    hardware: Hardware,
+    *,
+    tensorrt_llm_dir: Path,
+    calibration_dir: Path | None,
+    build_stall_s: float,
+) -> tuple[EngineBackend, ...]:
+    """Return all of them; which of them can run on this host, each says itself (`probe`).
+
+    Args:
+        hardware: what this host has.
+        tensorrt_llm_dir: where TensorRT-LLM's scripts and templates are.
+        calibration_dir: the texts that quantization is calibrated with; None: there are none.
+        build_stall_s: how many seconds a build may neither log nor compute.
+
+    """
+    return (
+        TensorRtLlmBackend(hardware, tensorrt_llm_dir, calibration_dir, build_stall_s),
+        TorchBackend(),
+    )

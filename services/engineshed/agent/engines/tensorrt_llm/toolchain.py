@@ -6,7 +6,6 @@ import of TensorRT-LLM takes long and initializes CUDA and MPI.
 """
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from engineshed.agent.asking import ask, listen
+from engineshed.agent.asking import ask
 from engineshed.triton.installation import TritonNotFoundError, find_triton
 from engineshed.triton.launch import engine_environment
 
@@ -25,7 +24,6 @@ _METADATA_SECONDS: Final = 10.0
 _IMPORT_SECONDS: Final = 180.0
 _COMMANDS: Final = ("trtllm-build", "trtllm-serve", "trtllm-bench")
 """Programs of TensorRT-LLM; any of them names the interpreter that has its packages."""
-_OPTION: Final = re.compile(r"--[A-Za-z][\w-]*")
 
 _ASK_VERSIONS: Final = """
 import importlib.metadata as metadata, json
@@ -159,18 +157,6 @@ def ask_architectures(toolchain: Toolchain) -> Architectures:
     program = [str(toolchain.interpreter), "-c", _ASK_ARCHITECTURES]
     told = ask(program, _IMPORT_SECONDS, toolchain_environment(toolchain.interpreter))
     return Architectures(frozenset(told["compiled"]), frozenset(told["interpreted"]))
-
-
-def ask_options(toolchain: Toolchain, script: Path) -> frozenset[str]:
-    """Return the options that a script takes, `--dtype` among them, by its own help.
-
-    Raises:
-        ProcessFailedError: it does not help.
-
-    """
-    program = [str(toolchain.interpreter), str(script), "--help"]
-    told = listen(program, _IMPORT_SECONDS, toolchain_environment(toolchain.interpreter))
-    return frozenset(_OPTION.findall(told))
 
 
 def toolchain_environment(interpreter: Path) -> dict[str, str]:
