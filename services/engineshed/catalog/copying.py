@@ -21,7 +21,9 @@ from engineshed.catalog.domain.manifest import ManifestLine
 from engineshed.catalog.source import Source, Stamp, stamp_of
 
 _CHUNK: Final = 4 * 2**20  # bytes that each thread holds
-_PARALLEL: Final = 2  # files of one checkpoint at once
+# Files of one checkpoint at once. All cores can hash while two wait for the disk, which each file
+# does at its end: with many small ones nobody would hash meanwhile.
+_PARALLEL: Final = min(8, (os.cpu_count() or 1) + 2)
 _FICLONE: Final = 0x40049409  # Linux: make this file share that one's blocks
 _FILE_MODE: Final = 0o444
 _KEPT_FREE: Final = 64 * 2**20  # bytes: the stores of the services may be on the same disk
