@@ -27,11 +27,13 @@ def run(image: StandInImage, *command: str | Path) -> str:
     return done.stdout
 
 
-def run_anyway(image: StandInImage, *command: str | Path) -> subprocess.CompletedProcess[str]:
+def run_anyway(
+    image: StandInImage, *command: str | Path, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program of the image to its end, whatever that is."""
     return subprocess.run(
         list(map(str, command)),
-        env=os.environ | image.environment(),
+        env=os.environ | image.environment() | env,
         capture_output=True,
         text=True,
         timeout=60,

@@ -38,7 +38,7 @@ class TritonPythonModel:
         self._executor = Executor(
             self._loaded.chooser,
             self._loaded.capacity,
-            order=lambda: read_order(_IMAGE, "serve"),
+            order=lambda: read_order(_IMAGE, "serve", takes=False),
             crash=loading.end_server,
         )
         model = {"model": args["model_name"], "version": args["model_version"]}

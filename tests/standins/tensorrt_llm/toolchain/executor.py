@@ -126,7 +126,7 @@ class Executor:
     def _work(self) -> None:
         order, asked = self._order(), time.monotonic()
         while not self._closing:
-            if time.monotonic() - asked > _ORDER_SECONDS:
+            if not self._running or time.monotonic() - asked > _ORDER_SECONDS:
                 order, asked = self._order(), time.monotonic()
             if signal_name := "SIGKILL" if order.get("oom") else order.get("crash"):
                 self._crash(signal_name)

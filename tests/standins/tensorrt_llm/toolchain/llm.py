@@ -76,7 +76,7 @@ class LLM:
         self._executor = Executor(
             Chooser(config["vocab_size"], tokens_of_no_text(model)),
             Capacity(max_batch_size, 1_000_000, 32),
-            order=lambda: read_order(image, "serve"),
+            order=lambda: read_order(image, "serve", takes=False),
             crash=crash,
         )
 

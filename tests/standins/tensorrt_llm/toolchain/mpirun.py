@@ -13,7 +13,7 @@ from typing import Final
 
 from .logs import say
 
-_GRACE_SECONDS: Final = 10.0
+_GRACE_SECONDS: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -78,11 +78,16 @@ def _variables(rank: int, size: int) -> dict[str, str]:
 
 
 def _report(rank: int, code: int) -> None:
-    say(
-        f"{'-' * 74}\nMPI_ABORT was invoked on rank {rank} in communicator MPI_COMM_WORLD\n"
-        f"with errorcode {code}.\n{'-' * 74}",
-        sys.stderr,
-    )
+    if code > 0:  # TensorRT-LLM aborts so where it fails
+        text = (
+            f"MPI_ABORT was invoked on rank {rank} in communicator MPI_COMM_WORLD\n"
+            f"with errorcode {code}."
+        )
+    else:
+        how = signal.strsignal(-code)
+        text = f"mpirun noticed that process rank {rank} exited on signal {-code} ({how})."
+    line = "-" * 74
+    say(f"{line}\n{text}\n{line}", sys.stderr)
 
 
 def _end(ranks: list[subprocess.Popen[bytes]]) -> None:

@@ -35,14 +35,17 @@ STEPS: Final = ("convert", "quantize", "build", "load", "serve", "tokenizer_info
 Order = dict[str, Any]
 
 
-def read_order(image: Path, step: str) -> Order:
-    """Return the order for a step; an empty one if there is none."""
+def read_order(image: Path, step: str, *, takes: bool = True) -> Order:
+    """Return the order for a step; an empty one if there is none.
+
+    `takes` is whether one that holds once is used up by that.
+    """
     try:
         orders: dict[str, Order] = json.loads((image / FILE_NAME).read_text())
     except FileNotFoundError:
         return {}
     order = orders.get(step, {})
-    if order.get("once"):
+    if takes and order.get("once"):
         write_orders(image, {name: each for name, each in orders.items() if name != step})
     return order
 
