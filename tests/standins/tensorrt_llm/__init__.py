@@ -112,6 +112,7 @@ def make_image(
         layout.write_package(folder, "tensorrt", tensorrt_version)
         layout.write_engine_tools(folder, examples)
     layout.write_program(folder, "bin/mpirun", "mpirun.main()")
+    layout.write_program(folder, "bin/trtllm-serve", "logs.announce()")  # its interpreter counts
     layout.write_templates(folder, None if removed else template)
     layout.write_triton(folder, engines=not removed)
     return StandInImage(folder)
