@@ -51,7 +51,8 @@ class Server:
 @contextmanager
 def triton(engine: Path, folder: Path) -> Iterator[Server]:
     """Start Triton for an engine, without loading it yet; see that it ends well."""
-    TorchBackend().render(engine, folder / "repository", Runtime())
+    # On a CPU the fraction changes nothing; but it is read.
+    TorchBackend().render(engine, folder / "repository", Runtime(kv_cache_fraction=0.5))
     with serve(find_triton(), folder) as server:
         yield server
 

@@ -1,9 +1,11 @@
 """The same engines on a GPU. Where there is none, these tests are skipped."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from engineshed.agent.engines.torch.serving import LoadedEngine
 from engineshed.triton.engine import Decoding, EngineManifest
 
+from .checkpoints import byte_tokenizer
 from .engines import ask, build_here, inputs, prompts_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -73,6 +76,23 @@ def test_a_seed_means_the_same_whatever_runs_beside_it(
     assert all(each.answer() for each in beside)
     assert again == alone
     assert other != alone
+    engine.close()
+
+
+def test_answers_are_held_to_a_grammar_and_come_with_their_log_probabilities(
+    loaded: Callable[..., LoadedEngine],
+) -> None:
+    engine = loaded("llama:bytes")
+    [prompt] = prompts_of([10])
+    tensors = dict(inputs(prompt, NEW_TOKENS, temperature=1.0, return_log_probs=True))
+    tensors["guided_decoding_guide_type"] = np.array([[b"regex"]], dtype=object)
+    tensors["guided_decoding_guide"] = np.array([[b"[ab]{9}"]], dtype=object)
+
+    answer = ask(engine, tensors)
+
+    said = byte_tokenizer().decode(answer.answer(), skip_special_tokens=True)
+    assert re.fullmatch("[ab]{9}", said)
+    assert len(answer.log_probabilities) == 10
     engine.close()
 
 

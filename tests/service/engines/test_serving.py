@@ -3,17 +3,23 @@
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaConfig
 
+from engineshed.agent.engines.interface import Runtime
 from engineshed.agent.engines.torch import continuous
+from engineshed.agent.engines.torch.backend import TorchBackend
 from engineshed.agent.engines.torch.generation import Generation
 from engineshed.agent.engines.torch.loading import load_model
 from engineshed.agent.engines.torch.requests import InvalidRequestError
 from engineshed.agent.engines.torch.sequential import SequentialDecoder
 from engineshed.agent.engines.torch.serving import FullError, LoadedEngine
+from engineshed.triton.engine import MODEL_NAME
 
 from .checkpoints import END_ID, MAX_CONTEXT, write_checkpoint
 from .engines import (
@@ -401,3 +407,30 @@ def test_a_decoder_tells_what_it_is_doing(way: str, checkpoint: Callable[[str], 
         assert busy.cache.blocks * busy.cache.block_tokens >= 2 * MAX_CONTEXT
     else:
         assert busy.cache is None
+
+
+@pytest.mark.parametrize(("fraction", "tokens"), [(None, 800), (0.25, 250), (0.01, 64)])
+def test_a_gpus_cache_takes_its_share_of_what_is_free_but_room_for_one_request_at_least(
+    fraction: float | None, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SimpleNamespace(
+        config=LlamaConfig(
+            hidden_size=64, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2
+        ),
+        dtype=torch.float16,
+        device=torch.device("cuda"),
+    )
+    token_bytes = 2 * 2 * 2 * 16 * 2  # keys and values, layers, heads, their size, bytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000 * token_bytes, 10**12))
+    limits = continuous.BatchLimits(64, 32, kv_cache_fraction=fraction)
+
+    assert continuous.cache_tokens(model, limits) == tokens
+
+
+def test_a_model_repository_says_which_share_of_a_gpu_the_cache_takes(tmp_path: Path) -> None:
+    for fraction, said in ((0.5, '"0.5"'), (None, None)):
+        TorchBackend().render(Path("/engine"), tmp_path, Runtime(kv_cache_fraction=fraction))
+        configuration = (tmp_path / MODEL_NAME / "config.pbtxt").read_text()
+
+        assert ("kv_cache_fraction" in configuration) is (said is not None)
+        assert said is None or said in configuration

@@ -226,7 +226,7 @@ def _configuration(model: PreTrainedModel, limits: BatchLimits) -> ContinuousBat
     return ContinuousBatchingConfig(
         page_size=_PAGE,
         # Each request may leave most of its last page empty.
-        num_blocks=-(-_cache_tokens(model, limits) // _PAGE) + limits.max_concurrent,
+        num_blocks=-(-cache_tokens(model, limits) // _PAGE) + limits.max_concurrent,
         max_batch_tokens=limits.max_batch_tokens or max(step_tokens, limits.max_concurrent),
         max_requests_per_batch=limits.max_concurrent,
         max_memory_percent=1.0,
@@ -237,7 +237,7 @@ def _configuration(model: PreTrainedModel, limits: BatchLimits) -> ContinuousBat
     )
 
 
-def _cache_tokens(model: PreTrainedModel, limits: BatchLimits) -> int:
+def cache_tokens(model: PreTrainedModel, limits: BatchLimits) -> int:
     """Return for how many tokens the cache has room: one request at its longest, at least.
 
     Where there is no room for all at their longest, transformers puts requests off and computes
