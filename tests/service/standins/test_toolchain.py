@@ -220,13 +220,17 @@ def test_a_rank_that_dies_takes_the_others_with_it(image: StandInImage) -> None:
     assert "MPI_ABORT was invoked on rank 1" in done.stderr
 
 
-def test_signals_reach_all_ranks(image: StandInImage) -> None:
-    sleeping = ("-n", "1", "sleep", "1000")
-    with started(image, image.bin / "mpirun", *sleeping, ":", *sleeping) as process:
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_who_stops_mpirun_ends_all_ranks_those_that_are_deaf_too(
+    image: StandInImage, told: signal.Signals
+) -> None:
+    deaf = ("sh", "-c", "trap '' TERM INT; sleep 1000")
+    command = ("-n", "1", *deaf, ":", "-n", "1", "sleep", "1000")
+    with started(image, image.bin / "mpirun", *command) as process:
         ranks = children_of(process.pid, 2)
-        process.terminate()
+        process.send_signal(told)
+        assert process.wait(DEADLINE) == 128 + told
         psutil.wait_procs(ranks, DEADLINE)
-        process.wait(DEADLINE)
 
     assert not any(rank.is_running() for rank in ranks)
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from types import FrameType
 from typing import Final
 
@@ -21,23 +22,23 @@ def main() -> None:
     """Start the ranks, and end them all when one of them ends or mpirun is told to."""
     programs = _programs(sys.argv[1:])
     ranks: list[subprocess.Popen[bytes]] = []
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.send_signal(number)
-
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
     for number, program in enumerate(programs):
         environment = os.environ | _variables(number, len(programs))
         ranks.append(subprocess.Popen(program, env=environment, preexec_fn=_end_with_mpirun))
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        # As Open MPI does: SIGTERM for all whatever came, and soon after it SIGKILL.
+        _end(ranks)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     pid, status = os.wait()
     ended = next(number for number, rank in enumerate(ranks) if rank.pid == pid)
     ranks[ended].returncode = code = os.waitstatus_to_exitcode(status)
     if code:
         _report(ended, code)
-    _end([rank for rank in ranks if rank.pid != pid])
+    _end(ranks)
     sys.exit(128 - code if code < 0 else code)
 
 
@@ -93,9 +94,10 @@ def _report(rank: int, code: int) -> None:
 def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
     for rank in ranks:
         rank.terminate()
+    end = time.monotonic() + _GRACE_SECONDS
     for rank in ranks:
         try:
-            rank.wait(_GRACE_SECONDS)
+            rank.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             rank.kill()
             rank.wait()
