@@ -15,6 +15,10 @@ class ModelLoadError(Exception):
     """Triton could not load the model; the message is what Triton says of it."""
 
 
+class ServerLostError(ModelLoadError):
+    """The server went away while it loaded the model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """An input or an output of a model."""
@@ -59,7 +63,8 @@ async def load_model(http_port: int, name: str, timeout_secs: float) -> None:
     """Load the model `name` and return when it is ready for requests.
 
     Raises:
-        ModelLoadError: it cannot be loaded, or the server went away meanwhile.
+        ModelLoadError: it cannot be loaded.
+        ServerLostError: the server went away meanwhile.
         TimeoutError: it is not loaded in time.
 
     """
@@ -74,7 +79,7 @@ async def load_model(http_port: int, name: str, timeout_secs: float) -> None:
                 return
             raise ModelLoadError(_reason(await response.text()))
     except aiohttp.ClientError as error:
-        raise ModelLoadError(f"Triton went away while it loaded {name}: {error}") from error
+        raise ServerLostError(f"Triton went away while it loaded {name}: {error}") from error
 
 
 async def read_tensors(http_port: int, name: str) -> ModelTensors:

@@ -1,6 +1,7 @@
 """The command line and the environment of a Triton server."""
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -10,12 +11,35 @@ from pathlib import Path
 from typing import Final
 
 from engineshed.processes import on_a_leash
+from engineshed.triton.engine import MODEL_NAME
 from engineshed.triton.installation import Installation
 
 _LOOPBACK: Final = "127.0.0.1"
 _KEPT_BACK: Final = ("ENGINESHED_", "FSSPEC_", "AWS_")  # the last two are for stores of engines
 _PASSED_ON: Final = ("ENGINESHED_TORCH_", "ENGINESHED_STATE_DIR")
 _THREAD_VARIABLES: Final = ("ENGINESHED_TORCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_OURS: Final = ("PYTHONPATH", "VIRTUAL_ENV")
+"""Variables by which another interpreter would find what is this one's."""
+_REGIONS: Final = "triton_python_backend_shm_region_"
+"""What names of shared memory of the Python back end begin with, unless it is told otherwise."""
+
+
+class MpiNotFoundError(Exception):
+    """An engine of several processes needs mpirun, and it is not here; the message says more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a server is started, which depends on what it serves."""
+
+    own_interpreter: bool = True
+    """Whether models in Python run in this process's interpreter, with its packages; else in the
+    one that comes first without it: that of NVIDIA's image."""
+    completes_config: bool = False
+    """Whether a model may complete its configuration by itself."""
+    ranks: int = 1
+    """How many servers serve one engine together, one for each GPU. Several load it at their start,
+    all of them at once, and the first one listens when they have; one alone starts with nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +63,8 @@ class Command:
     argv: tuple[str, ...]
     env: dict[str, str]
     ports: Ports
+    regions: str = ""
+    """What the names of its shared memory begin with; "": they are its own business."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -59,6 +85,7 @@ def server_command(
     ports: Ports,
     backends: Path,
     *,
+    style: Style = Style(),
     exit_timeout_secs: int = 30,
     threads: int | None = None,
     traces_url: str = "",
@@ -72,6 +99,7 @@ def server_command(
         repository: the folder of models, as a back end rendered it.
         ports: where to listen, on loopback.
         backends: what `prepare_backends` returned.
+        style: how it is started.
         exit_timeout_secs: how long it lets requests in flight finish when it is to end.
         threads: how many threads the engine computes with on a CPU; None leaves it to the engine.
         traces_url: where spans of requests that are traced go, `http://host:4318/v1/traces`: Triton
@@ -79,6 +107,9 @@ def server_command(
         heeds_sigterm: whether SIGTERM ends it, as SIGINT always does. Who shuts down a host sends
             it to all processes at once, so it is not for a server that others still work with.
         env: added to the environment, e.g. CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        MpiNotFoundError: several servers are to be started, and there is no mpirun.
 
     """
     server = (
@@ -94,11 +125,20 @@ def server_command(
         f"--metrics-port={ports.metrics}",
         f"--exit-timeout-secs={exit_timeout_secs}",
         "--log-format=ISO8601",
-        "--disable-auto-complete-config",
+        "--metrics-config=histogram_latencies=true",
+        *(() if style.completes_config else ("--disable-auto-complete-config",)),
         *_tracing(traces_url),
     )
-    environment = _add_paths(engine_environment(threads=threads), installation)
-    return Command(on_a_leash(server, deaf=not heeds_sigterm), environment | dict(env or {}), ports)
+    environment = engine_environment(threads=threads)
+    if style.own_interpreter or installation.stub is not None:  # that stub is for this one
+        environment, regions = _add_paths(environment, installation), ""
+    else:
+        environment, regions = _without_ours(environment), f"{_REGIONS}{ports.http}_"
+        server += (f"--backend-config=python,shm-region-prefix-name={regions}",)
+    if style.ranks > 1:
+        server = _under_mpi(server, style.ranks, environment, deaf=not heeds_sigterm)
+    argv = on_a_leash(server, deaf=not heeds_sigterm)
+    return Command(argv, environment | dict(env or {}), ports, regions)
 
 
 def engine_environment(*, threads: int | None = None) -> dict[str, str]:
@@ -140,6 +180,38 @@ def _tracing(url: str) -> tuple[str, ...]:
         "opentelemetry,resource=service.name=engineshed-triton",
     )
     return tuple(f"--trace-config={setting}" for setting in settings)
+
+
+def _under_mpi(
+    server: tuple[str, ...], ranks: int, env: Mapping[str, str], *, deaf: bool
+) -> tuple[str, ...]:
+    """Return the command that starts so many servers of one engine.
+
+    All have the same ports: those beyond the first never get so far as to listen.
+    """
+    mpirun = shutil.which("mpirun", path=env.get("PATH"))
+    if mpirun is None:
+        raise MpiNotFoundError(
+            f"this engine needs {ranks} GPUs, and with them mpirun, which is not on PATH; NVIDIA's "
+            "image has it"
+        )
+    command = [mpirun, "--allow-run-as-root"]
+    for rank in range(ranks):
+        apart = f"{server[-1]}{rank}_"  # they must not share their shared memory
+        one = (*server[:-1], apart, f"--load-model={MODEL_NAME}")
+        leashed = on_a_leash(one, deaf=deaf, started_by_us=False)
+        command += [*([":"] if rank else []), "-n", "1", *leashed]
+    return tuple(command)
+
+
+def _without_ours(env: dict[str, str]) -> dict[str, str]:
+    """Leave out what would lead a model to this interpreter, unless that is the only one."""
+    if sys.prefix == sys.base_prefix:
+        return env
+    own = str(Path(sys.prefix) / "bin")
+    folders = [folder for folder in env.get("PATH", "").split(os.pathsep) if folder != own]
+    kept = {name: value for name, value in env.items() if name not in _OURS}
+    return kept | {"PATH": os.pathsep.join(folders)}
 
 
 def _add_paths(env: dict[str, str], installation: Installation) -> dict[str, str]:

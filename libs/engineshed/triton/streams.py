@@ -102,7 +102,9 @@ class _Call:
         self._received = b""
 
     def receive(self, data: bytes) -> None:
-        """Take the next bytes of the responses."""
+        """Take the next bytes of the responses; none after one that could not be taken."""
+        if self.over.done():
+            return
         if self._received:
             data = self._received + data
         start = 0

@@ -12,7 +12,6 @@ from engineshed.replica.admission import Admission
 from engineshed.replica.answering import CHAT, COMPLETION, Answering, Endpoint
 from engineshed.replica.errors import ApiError, engine_failed
 from engineshed.replica.exchange import ClientGoneError, Exchange, Receive, Scope, Send
-from engineshed.replica.metrics import Metrics
 from engineshed.replica.requests import GenerationRequest
 
 R = TypeVar("R", bound=GenerationRequest)
@@ -31,8 +30,13 @@ class Api:
     """
 
     def __init__(
-        self, routing_key: str, secret: str, admission: Admission, metrics: Metrics
+        self,
+        routing_key: str,
+        secret: str,
+        admission: Admission,
+        metrics: Callable[[], Awaitable[tuple[str, str]]],
     ) -> None:
+        """Be ready; `metrics` returns the front's and Triton's."""
         self._authorization = f"Bearer {secret}".encode()
         self._admission = admission
         self._metrics = metrics
@@ -103,4 +107,4 @@ class Api:
         await exchange.respond_json(200, {"status": "ready"})
 
     async def _show_metrics(self, exchange: Exchange) -> None:
-        await exchange.respond(200, self._metrics.text().encode(), _PROMETHEUS)
+        await exchange.respond(200, "".join(await self._metrics()).encode(), _PROMETHEUS)

@@ -20,6 +20,7 @@ from engineshed.replica.engine import Engine, EngineError, EngineUnavailableErro
 from engineshed.replica.engines import connect
 from engineshed.replica.errors import unavailable
 from engineshed.replica.failure import ReplicaFailedError
+from engineshed.replica.gauges import read_gauges
 from engineshed.replica.health import EngineWatch, canary, patiently
 from engineshed.replica.metrics import Metrics
 from engineshed.replica.prompts import Prompts
@@ -28,7 +29,8 @@ from engineshed.replica.serving import Serving
 from engineshed.replica.spec import max_requests
 from engineshed.replica.status import Status
 from engineshed.replica.tokenizer import Tokenizer, TokenizerLoadError
-from engineshed.replica.triton import LOG_NAME, TritonServer
+from engineshed.replica.triton import TritonServer
+from engineshed.replica.triton_log import FILE_NAME as TRITON_LOG
 from engineshed.replica.web import WebServer
 from engineshed.rpc import RpcServer
 from engineshed.runtime import supervise
@@ -66,7 +68,7 @@ class Front:
             max_requests(spec, manifest.max_concurrent), manifest.max_concurrent
         )
         self._metrics = Metrics(spec.routing_key, self._admission)
-        self._api = Api(spec.routing_key, spec.secret, self._admission, self._metrics)
+        self._api = Api(spec.routing_key, spec.secret, self._admission, self.metrics)
         self._web = WebServer(self._api, spec.listen_host, tls)
         self._rpc = RpcServer(
             f"{self._web.host}:0", SecretAuthenticator(spec.secret), access=ACCESS, tls=tls
@@ -141,6 +143,7 @@ class Front:
     async def metrics(self) -> tuple[str, str]:
         """Return the front's metrics and Triton's."""
         triton = await self._triton.metrics() if self._triton else ""
+        self._metrics.engine = read_gauges(triton)
         return self._metrics.text(), triton
 
     async def _finish(self, stop: asyncio.Event) -> None:
@@ -182,12 +185,19 @@ class Front:
                 "the engine was loaded, but fails a test request: "
                 f"{error or f'no answer in {_FIRST_ANSWER_SECONDS} s'}",
             ) from error
-        watch = EngineWatch(serving)
+        await self.metrics()
+        self._status.change(kv_cache_tokens=self._metrics.engine.kv_cache_tokens or 0)
+        watch = EngineWatch(serving, self._iteration)
         prompts = Prompts(
             tokenizer, self._manifest, self._engine.offers, takes_ids=self._engine.takes_ids
         )
         self._open(prompts, serving, watch)
         await supervise(stop, {"triton": triton.watch(), "engine": watch.watch()})
+
+    async def _iteration(self) -> float | None:
+        """Return how many iterations the engine has done, if it tells."""
+        await self.metrics()
+        return self._metrics.engine.iteration
 
     async def _load(self) -> tuple[TritonServer, Tokenizer]:
         """Start Triton with the engine, and load the tokenizer meanwhile."""
@@ -208,9 +218,10 @@ class Front:
     async def _load_triton(self) -> TritonServer:
         self._status.progress(0.05, "starting Triton")
         self._triton = await TritonServer.start(
+            self._manifest,
             Path(self._spec.model_repository),
             Path(self._spec.triton_directory),
-            self._directory / LOG_NAME,
+            self._directory / TRITON_LOG,
             self._spec.threads,
         )
         self._status.change(triton_pid=self._triton.pid)

@@ -2,20 +2,25 @@
 
 A Triton that is up may have an engine that hangs. But silence is no proof: the engine may be busy
 with a long prompt, or this process was stopped for a while. So time counts only while this process
-runs, and one failure is not enough.
+runs, and one failure is not enough. An engine that counts its iterations tells more: while it has
+work, that counter moves.
 """
 
 import asyncio
-from collections.abc import Coroutine
+import os
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
+from engineshed.replica.domain.standstill import Standstill
 from engineshed.replica.engine import EngineError, Generation
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.replica.serving import Serving
 
+STANDSTILL: Final = "ENGINESHED_EXECUTOR_STALL_S"
+"""The variable that says how long an engine with work may do no iteration, in seconds."""
 CANARY: Final = Generation(prompt=(0,), text="1", max_tokens=1)
 
 log = structlog.get_logger()
@@ -33,16 +38,31 @@ class Patience:
     """Canaries that must fail, one after the other."""
     busy: int = 600
     """Without any response although sequences are running."""
+    standstill: int = 30
+    """The same, while the engine counts its iterations and that counter does not move either."""
     round: float = 1.0
     """Seconds of a round, while this process runs."""
+
+    @classmethod
+    def of_environment(cls) -> "Patience":
+        """Return the usual patience, as far as this process was not told otherwise."""
+        seconds = os.environ.get(STANDSTILL)
+        return cls(standstill=max(1, int(seconds))) if seconds else cls()
 
 
 class EngineWatch:
     """Watches the engine while it serves."""
 
-    def __init__(self, serving: Serving, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        iteration: Callable[[], Awaitable[float | None]],
+        patience: Patience | None = None,
+    ) -> None:
+        """Prepare; `iteration` tells how many iterations the engine has done, None if it cannot."""
         self._serving = serving
-        self._patience = patience or Patience()
+        self._iteration = iteration
+        self._patience = patience or Patience.of_environment()
         self._suspected = False
 
     def suspect(self) -> None:
@@ -63,12 +83,14 @@ class EngineWatch:
 
     async def _silence(self) -> None:
         """Return when the engine should be tested: it was idle for long, or failed a request."""
-        seen, silent = self._serving.responses, 0
+        seen, silent, still = self._serving.responses, 0, Standstill()
         while not self._suspected:
             await asyncio.sleep(self._patience.round)
             silent += 1
             if self._serving.responses != seen:
                 seen, silent = self._serving.responses, 0
+            still = still.after_round(waiting=silent > 0 and self._serving.running > 0)
+            still = await self._unless_dead(still)
             if not self._serving.running and silent >= self._patience.idle:
                 return
             if self._serving.running and silent >= self._patience.busy:
@@ -77,6 +99,21 @@ class EngineWatch:
                     f"the engine has {self._serving.running} sequences and sent nothing for "
                     f"{silent * self._patience.round:.0f} s",
                 )
+
+    async def _unless_dead(self, still: Standstill) -> Standstill:
+        """Read the engine's counter if it is time to; return what is known then."""
+        patience, before = self._patience.standstill, self._serving.responses
+        if not still.wants_counter(patience):
+            return still
+        still = still.with_counter(await self._iteration())
+        if still.is_dead(patience) and self._serving.responses == before:
+            raise ReplicaFailedError(
+                "EXECUTOR_DEAD",
+                f"the engine has {self._serving.running} sequences, and for "
+                f"{patience * self._patience.round:.0f} s it has sent nothing and done no "
+                "iteration, though Triton answers",
+            )
+        return still
 
     async def _test(self) -> None:
         failures: list[str] = []

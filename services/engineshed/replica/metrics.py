@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from engineshed.replica.admission import Admission
 from engineshed.replica.bodies import Usage
+from engineshed.replica.gauges import Gauges
 
 _DURATIONS: Final = tuple(0.01 * 2**power for power in range(17))  # to 11 minutes
 _TOKEN_TIMES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -26,14 +27,21 @@ _MODEL: Final = "gen_ai_request_model"
 
 
 class Metrics:
-    """The metrics of one replica."""
+    """The metrics of one replica.
+
+    Attributes:
+        engine: what the engine told of itself last.
+
+    """
 
     def __init__(self, model: str, admission: Admission) -> None:
         self._model = model
+        self.engine = Gauges()
         # Else each has a series more, with the time of its making.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self._registry = CollectorRegistry()
         self._registry.register(_AdmissionCollector(admission))
+        self._registry.register(_EngineCollector(self))
         names = (_OPERATION, _MODEL)
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
@@ -117,4 +125,37 @@ class _AdmissionCollector(Collector):
                 "Requests refused because there were too many, or none were taken.",
                 value=now.refused,
             ),
+        ]
+
+
+class _EngineCollector(Collector):
+    """Shows what the engine tells; of one that tells nothing there is nothing."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        now = self._metrics.engine
+        shown = {
+            "engineshed_replica_engine_requests_waiting": (
+                "Requests that the engine has not begun.",
+                now.waiting,
+            ),
+            "engineshed_replica_engine_requests_running": (
+                "Requests that the engine works on.",
+                now.running,
+            ),
+            "engineshed_replica_kv_cache_used_ratio": (
+                "The share of the engine's pool of keys and values that is in use.",
+                now.kv_cache_used,
+            ),
+            "engineshed_replica_kv_cache_tokens": (
+                "Tokens that the engine's pool of keys and values has room for.",
+                now.kv_cache_tokens,
+            ),
+        }
+        return [
+            GaugeMetricFamily(name, text, value=value)
+            for name, (text, value) in shown.items()
+            if value is not None
         ]

@@ -1,4 +1,7 @@
-"""The Triton server that a replica owns: started, watched, ended."""
+"""The Triton server that a replica owns: started, watched, ended.
+
+An engine of several GPUs has as many servers, which one mpirun starts and ends.
+"""
 
 import asyncio
 import os
@@ -12,55 +15,85 @@ import structlog
 
 from engineshed.processes import ProcessIdentity, family, identify, kill_family, terminate
 from engineshed.replica.failure import ReplicaFailedError
+from engineshed.replica.triton_log import TritonLog
 from engineshed.triton.control import (
     ModelLoadError,
     ModelTensors,
+    ServerLostError,
     load_model,
     read_tensors,
     wait_until_live,
 )
-from engineshed.triton.engine import MODEL_NAME
-from engineshed.triton.installation import TritonNotFoundError, find_triton, prepare_backends
-from engineshed.triton.launch import Command, Ports, server_command
+from engineshed.triton.engine import MODEL_NAME, EngineManifest
+from engineshed.triton.installation import (
+    Installation,
+    TritonNotFoundError,
+    find_triton,
+    prepare_backends,
+)
+from engineshed.triton.launch import Command, MpiNotFoundError, Ports, Style, server_command
 
-LOG_NAME: Final = "triton.log"
 TRACES_URL: Final = "ENGINESHED_TRITON_TRACES_URL"
 """The variable that says where Triton sends spans; unset: nowhere."""
+STALL: Final = "ENGINESHED_LOAD_STALL_S"
+"""The variable that says how long Triton may be silent while it loads a compiled engine."""
 
 _LIVE_SECONDS: Final = 120.0
 _LOAD_SECONDS: Final = 3600.0
+_STALL_SECONDS: Final = 900.0
 _METRICS_SECONDS: Final = 5.0
+_END_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 4.0
 _UNLOAD_SECONDS: Final = 0
 """The front has ended all requests before it ends Triton: unloading would only take time."""
 _ATTEMPTS: Final = 3
 """Starts, since another process may take a port that was free a moment ago."""
-_EVIDENCE_BYTES: Final = 2000
-_EVIDENCE_LINES: Final = 8
-_TABLE: Final = ("|", "+")
-"""What the lines begin with in which Triton lists its options: nobody looks for a cause there."""
+_TORCH: Final = "torch"
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where the Python back end makes its regions
 
 log = structlog.get_logger()
+
+
+def style_of(manifest: EngineManifest) -> Style:
+    """Return how a server for such an engine is started."""
+    if manifest.backend == _TORCH:
+        return Style()
+    if manifest.interface == "text":  # it starts the processes of its GPUs itself
+        return Style(own_interpreter=False, completes_config=True)
+    return Style(own_interpreter=False, ranks=manifest.world_size)
 
 
 class TritonServer:
     """A running server; it dies with this process, whatever ends that."""
 
-    def __init__(self, process: asyncio.subprocess.Process, command: Command, log: Path) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, command: Command, style: Style, log: TritonLog
+    ) -> None:
         self._process = process
         self._identity = identify(process.pid)
         self._family: frozenset[ProcessIdentity] = frozenset()
+        self._style = style
         self._log = log
+        self._regions = command.regions
+        self._loading = True
         self.ports = command.ports
         self.pid = process.pid
 
     @classmethod
     async def start(
-        cls, repository: Path, backends: Path, log_file: Path, threads: int
+        cls,
+        manifest: EngineManifest,
+        repository: Path,
+        backends: Path,
+        log_file: Path,
+        threads: int,
     ) -> "TritonServer":
-        """Start a server for the models of `repository`; it has loaded none yet.
+        """Start a server for the engine in `repository`, of which `manifest` tells.
+
+        It has not loaded it yet. One server answers by now, several do not before they have.
 
         Args:
+            manifest: what it is to serve.
             repository: the folder of models.
             backends: a folder for Triton's own files, shared by the replicas of this host.
             log_file: where its output goes.
@@ -75,20 +108,18 @@ class TritonServer:
         except TritonNotFoundError as error:
             raise ReplicaFailedError("TRITON_NOT_FOUND", str(error), retryable=False) from error
         prepared = await asyncio.to_thread(prepare_backends, installation, backends)
+        style = style_of(manifest)
+
+        async def spawn() -> "TritonServer":
+            command = _command(installation, repository, prepared, style, threads)
+            return await cls._spawn(command, style, log_file, manifest.backend != _TORCH)
+
+        if style.ranks > 1:
+            return await spawn()
         for attempt in range(_ATTEMPTS):
-            command = server_command(
-                installation,
-                repository,
-                Ports.free(),
-                prepared,
-                exit_timeout_secs=_UNLOAD_SECONDS,
-                threads=threads or None,
-                traces_url=os.environ.get(TRACES_URL, ""),
-                heeds_sigterm=False,  # it ends when its front has no use for it any more
-            )
-            server = await cls._spawn(command, log_file)
+            server = await spawn()
             try:
-                await server.unless_it_ends(wait_until_live(command.ports.http, _LIVE_SECONDS))
+                await server.unless_it_ends(wait_until_live(server.ports.http, _LIVE_SECONDS))
             except ReplicaFailedError as failure:
                 log.warning("triton_start_failed", attempt=attempt, reason=failure.message)
                 last = failure
@@ -106,8 +137,15 @@ class TritonServer:
         raise last
 
     @classmethod
-    async def _spawn(cls, command: Command, log_file: Path) -> "TritonServer":
+    async def _spawn(
+        cls,
+        command: Command,
+        style: Style,
+        log_file: Path,
+        knows_texts: bool,
+    ) -> "TritonServer":
         with log_file.open("ab") as output:
+            start = output.tell()
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 env=command.env,
@@ -115,7 +153,7 @@ class TritonServer:
                 stdout=output,
                 stderr=output,
             )
-        return cls(process, command, log_file)
+        return cls(process, command, style, TritonLog(log_file, start, knows_texts))
 
     async def load(self) -> None:
         """Load the model.
@@ -124,14 +162,23 @@ class TritonServer:
             ReplicaFailedError: it cannot be loaded; the reason is Triton's.
 
         """
+        if self._style.ranks > 1:  # it loads by itself, and listens then
+            loading = wait_until_live(self.ports.http, _LOAD_SECONDS)
+        else:
+            loading = load_model(self.ports.http, MODEL_NAME, _LOAD_SECONDS)
         try:
-            await self.unless_it_ends(load_model(self.ports.http, MODEL_NAME, _LOAD_SECONDS))
+            await self.unless_it_ends(self._unless_silent(loading))
         except ModelLoadError as error:
-            raise ReplicaFailedError("ENGINE_LOAD_FAILED", str(error)) from error
+            if isinstance(error, ServerLostError):  # how it ended tells more, and comes in a moment
+                await asyncio.wait(
+                    {asyncio.create_task(self._process.wait())}, timeout=_END_SECONDS
+                )
+            raise self._log.load_failed(str(error), self._process.returncode) from error
         except TimeoutError as error:
             raise ReplicaFailedError(
                 "ENGINE_LOAD_TIMEOUT", f"the engine is not loaded after {_LOAD_SECONDS:.0f} s"
             ) from error
+        self._loading = False
         # When Triton is killed, what it started may outlive it for a moment.
         self._family = await asyncio.to_thread(family, self._identity)
 
@@ -145,7 +192,7 @@ class TritonServer:
         try:
             return await read_tensors(self.ports.http, MODEL_NAME)
         except ModelLoadError as error:
-            raise ReplicaFailedError("ENGINE_LOAD_FAILED", str(error)) from error
+            raise self._log.load_failed(str(error)) from error
 
     async def unless_it_ends(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`, unless the server ends meanwhile.
@@ -184,24 +231,57 @@ class TritonServer:
             return ""
 
     async def stop(self) -> None:
-        """End it and all that it started."""
+        """End it and all that it started. How it ends means nothing: it has nothing to do."""
         if self._process.returncode is None:
             await terminate(self._identity, _STOP_SECONDS, ask=signal.SIGINT)
         await self._process.wait()
         await kill_family(self._identity, also=self._family)
+        if self._regions:
+            for region in _SHARED_MEMORY.glob(f"{self._regions}*"):
+                region.unlink(missing_ok=True)
+
+    async def _unless_silent(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, unless a server of TensorRT-LLM writes nothing for long meanwhile.
+
+        Rounds are counted, not seconds: time in which this process was stopped says nothing.
+
+        Raises:
+            ReplicaFailedError: it stands still.
+
+        """
+        patience = float(os.environ.get(STALL) or _STALL_SECONDS)
+        working = asyncio.create_task(work)
+        size, silent = self._log.size(), 0
+        try:
+            while not working.done() and (silent < patience or not self._log.knows_texts):
+                await asyncio.wait({working}, timeout=1.0)
+                silent = silent + 1 if self._log.size() == size else 0
+                size = self._log.size()
+            if not working.done():
+                raise self._log.stalled(silent)
+            await working
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
     def _died(self) -> ReplicaFailedError:
-        status = self._process.returncode
-        how = f"by signal {-status}" if status is not None and status < 0 else f"with {status}"
-        return ReplicaFailedError(
-            "TRITON_DIED", f"Triton ended {how}; the end of its log: {_tail(self._log)}"
+        return self._log.died(self._process.returncode, loading=self._loading)
+
+
+def _command(
+    installation: Installation, repository: Path, backends: Path, style: Style, threads: int
+) -> Command:
+    try:
+        return server_command(
+            installation,
+            repository,
+            Ports.free(),
+            backends,
+            style=style,
+            exit_timeout_secs=_UNLOAD_SECONDS,
+            threads=threads or None,
+            traces_url=os.environ.get(TRACES_URL, ""),
+            heeds_sigterm=False,  # it ends when its front has no use for it any more
         )
-
-
-def _tail(log_file: Path) -> str:
-    with log_file.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _EVIDENCE_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    told = [line for line in lines if line.strip() and not line.startswith(_TABLE)]
-    return "\n".join(told[-_EVIDENCE_LINES:])
+    except MpiNotFoundError as error:
+        raise ReplicaFailedError("MPI_NOT_FOUND", str(error), retryable=False) from error

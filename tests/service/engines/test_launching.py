@@ -13,8 +13,14 @@ import psutil
 import pytest
 
 from engineshed.processes import on_a_leash
-from engineshed.triton.installation import find_triton, prepare_backends
-from engineshed.triton.launch import Ports, engine_environment, server_command
+from engineshed.triton.installation import Installation, find_triton, prepare_backends
+from engineshed.triton.launch import (
+    MpiNotFoundError,
+    Ports,
+    Style,
+    engine_environment,
+    server_command,
+)
 
 from .servers import DEADLINE
 
@@ -131,3 +137,55 @@ def test_the_virtual_environment_comes_first_in_the_servers_path(tmp_path: Path)
 
     assert command.env["PATH"].split(os.pathsep)[0] == str(Path(sys.prefix) / "bin")
     assert command.env["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def in_an_image(folder: Path, monkeypatch: pytest.MonkeyPatch, *programs: str) -> Installation:
+    """A Triton as in NVIDIA's image, with programs on PATH behind our virtual environment."""
+    for program in programs:
+        (folder / program).write_text("#!/bin/sh\n")
+        (folder / program).chmod(0o755)
+    own = Path(sys.prefix) / "bin"
+    monkeypatch.setenv("PATH", f"{own}{os.pathsep}{folder}")
+    monkeypatch.setenv("PYTHONPATH", str(own.parent))
+    return Installation(Path("/opt/tritonserver/bin/tritonserver"), folder, "image")
+
+
+def test_in_an_image_models_run_in_its_interpreter_and_not_in_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = in_an_image(tmp_path, monkeypatch)
+    style = Style(own_interpreter=False, completes_config=True)
+
+    command = server_command(image, tmp_path, Ports(1, 2, 3), tmp_path, style=style)
+
+    assert command.env["PATH"] == str(tmp_path)
+    assert "PYTHONPATH" not in command.env
+    assert "--disable-auto-complete-config" not in command.argv
+    assert any(each.endswith(f"shm-region-prefix-name={command.regions}") for each in command.argv)
+
+
+def test_an_engine_of_several_gpus_has_a_server_for_each_under_one_mpirun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = in_an_image(tmp_path, monkeypatch, "mpirun")
+    style = Style(own_interpreter=False, ranks=2)
+
+    command = server_command(image, tmp_path, Ports(1, 2, 3), tmp_path, style=style)
+
+    mpirun = command.argv.index(str(tmp_path / "mpirun"))
+    assert command.argv[mpirun + 1 : mpirun + 4] == ("--allow-run-as-root", "-n", "1")
+    colon = command.argv.index(":")
+    first, second = command.argv[mpirun:colon], command.argv[colon:]
+    for rank, argv in enumerate((first, second)):
+        assert {"--load-model=tensorrt_llm", "--http-port=1", "--grpc-port=2"} <= set(argv)
+        assert f"--backend-config=python,shm-region-prefix-name={command.regions}{rank}_" in argv
+
+
+def test_without_mpirun_an_engine_of_several_gpus_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = in_an_image(tmp_path, monkeypatch)
+    style = Style(own_interpreter=False, ranks=2)
+
+    with pytest.raises(MpiNotFoundError, match="2 GPUs"):
+        server_command(image, tmp_path, Ports(1, 2, 3), tmp_path, style=style)

@@ -152,6 +152,21 @@ async def test_what_the_receiver_raises_ends_its_call_alone(
     assert await ask(streams, "count 1") == ["0"]
 
 
+async def test_a_receiver_that_has_raised_gets_nothing_more(streams: Streams) -> None:
+    taken = 0
+
+    def refuse(_: bytes) -> None:
+        nonlocal taken
+        taken += 1
+        raise ZeroDivisionError
+
+    request = ModelInferRequest(id="count 2000").SerializeToString()
+    with pytest.raises(ZeroDivisionError):
+        await soon(streams.call(request, refuse, {}))
+
+    assert taken == 1
+
+
 async def test_metadata_goes_with_the_call(streams: Streams) -> None:
     assert await ask(streams, "metadata traceparent", traceparent="00-1") == ["00-1"]
 

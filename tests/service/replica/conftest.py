@@ -5,6 +5,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.standins.tensorrt_llm import StandInImage, make_image
 
 from engineshed.triton.engine import MODEL_NAME
 
@@ -17,6 +18,19 @@ Start = Callable[..., Awaitable[Front]]
 def echo_engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An engine that says what its prompt says, and its model repository."""
     return write_echo_engine(tmp_path_factory.mktemp("echo"))
+
+
+@pytest.fixture(scope="package")
+def image(tmp_path_factory: pytest.TempPathFactory) -> StandInImage:
+    """The stand-in for NVIDIA's image."""
+    return make_image(tmp_path_factory.mktemp("image") / "root")
+
+
+@pytest.fixture
+def orders(image: StandInImage) -> Iterator[StandInImage]:
+    """The image, to give orders that are taken back after the test."""
+    yield image
+    (image.folder / "orders.json").unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +129,16 @@ class Front:
         self.session: aiohttp.ClientSession
 
     @classmethod
-    def start(cls, directory: Path, engine: Path, repository: Path, **fields: Any) -> "Front":
+    def start(
+        cls,
+        directory: Path,
+        engine: Path,
+        repository: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> "Front":
+        """Start one; `environment` is added to its own."""
         directory.mkdir(exist_ok=True)
         spec = ReplicaSpec(
             replica_id="rep_01",
@@ -146,6 +155,7 @@ class Front:
                 [sys.executable, "-m", "engineshed.replica", "--directory", str(directory)],
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
         return cls(directory, process)
@@ -292,3 +302,10 @@ def text_of(chunks: list[Any], index: int = 0) -> str:
 def few(manifest: EngineManifest, **changes: Any) -> EngineManifest:
     """The manifest with changes."""
     return replace(manifest, **changes)
+
+
+def is_deaf_to(number: signal.Signals, pid: int) -> bool:
+    """Tell whether a process blocks a signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    blocked = next(line.split()[1] for line in lines if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (number - 1) & 1)

@@ -17,20 +17,21 @@ from engineshed.api.replica.v1.replica_service_pb2 import (
 from engineshed.processes import wait_until_gone
 
 from .conftest import Start
-from .fronts import DEADLINE, MANIFEST, Front, few, text_of, write_echo_engine
+from .fronts import (
+    DEADLINE,
+    MANIFEST,
+    Front,
+    few,
+    is_deaf_to,
+    text_of,
+    write_echo_engine,
+)
 
 LONG = {"max_tokens": 350, "temperature": 0}
 
 
 def seconds(duration: Duration) -> float:
     return duration.ToNanoseconds() / 1e9
-
-
-def is_deaf_to(number: signal.Signals, pid: int) -> bool:
-    """Tell whether a process blocks a signal."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    blocked = next(line.split()[1] for line in lines if line.startswith("SigBlk:"))
-    return bool(int(blocked, 16) >> (number - 1) & 1)
 
 
 async def test_its_agent_asks_for_status_and_metrics(front: Front) -> None:

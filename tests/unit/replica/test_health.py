@@ -1,5 +1,7 @@
 import asyncio
+import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from engineshed.replica.engine import Arrived, EngineError
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.replica.health import EngineWatch, Patience, patiently
 
-PATIENCE = Patience(idle=2, canary=3, tries=3, busy=5, round=0.01)
+PATIENCE = Patience(idle=2, canary=3, tries=3, busy=9, standstill=4, round=0.01)
 
 
 class Engine:
@@ -18,6 +20,7 @@ class Engine:
         self.running = 0
         self.responses = 0
         self.canaries = 0
+        self.iterations: Iterator[float | None] = itertools.repeat(None)
         self._answers = list(answers)
 
     async def generate(self, generation: Any, request_id: str, arrived: Arrived) -> None:
@@ -35,7 +38,12 @@ class Engine:
 
 
 async def watched(engine: Any, *, suspect: bool = False) -> None:
-    watch = EngineWatch(engine, PATIENCE)
+
+    async def iteration() -> float | None:
+        counter: float | None = next(engine.iterations)
+        return counter
+
+    watch = EngineWatch(engine, iteration, PATIENCE)
     if suspect:
         watch.suspect()
     async with asyncio.timeout(30):
@@ -92,6 +100,26 @@ async def test_a_busy_engine_has_more_time_and_is_not_asked() -> None:
         await watched(engine)
 
     assert engine.canaries == 0
+
+
+async def test_an_engine_with_work_whose_counter_stands_is_dead_long_before() -> None:
+    engine = Engine()
+    engine.running, engine.iterations = 2, itertools.repeat(7.0)
+
+    with pytest.raises(ReplicaFailedError, match="2 sequences") as caught:
+        await watched(engine)
+
+    assert (caught.value.code, caught.value.retryable) == ("EXECUTOR_DEAD", True)
+
+
+async def test_an_engine_whose_counter_moves_has_all_the_time_of_a_busy_one() -> None:
+    engine = Engine()
+    engine.running, engine.iterations = 2, iter(map(float, itertools.count()))
+
+    with pytest.raises(ReplicaFailedError) as caught:
+        await watched(engine)
+
+    assert caught.value.code == "TRITON_UNRESPONSIVE"
 
 
 async def test_time_in_which_this_process_was_stopped_does_not_count() -> None:
