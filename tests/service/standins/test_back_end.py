@@ -200,6 +200,14 @@ async def test_without_a_seed_the_same_request_gets_the_same_answer(client: Clie
     assert answers[0] != await client.answer(PROMPT, 20, runtime_top_k=1)
 
 
+async def test_log_probabilities_need_something_said_of_the_choice(client: Client) -> None:
+    [unsaid] = await client.outputs(PROMPT, 3, streaming=False, return_log_probs=True)
+    streamed = await client.outputs(PROMPT, 3, return_log_probs=True, runtime_top_k=1)
+
+    assert "output_log_probs" not in unsaid
+    assert [piece["output_log_probs"].size for piece in streamed] == [1, 2, 3]  # of all so far
+
+
 async def test_a_guide_is_refused_where_guided_decoding_is_not_set_up(client: Client) -> None:
     with pytest.raises(InferenceError, match="GuidedDecoder is not setup"):
         await client.answer(PROMPT, 5, guided_decoding_guide_type="json")

@@ -12,6 +12,7 @@ Words = tuple[tuple[int, ...], ...]
 
 # Names that some inputs had in older releases.
 _OLDER = {"seed": "random_seed", "min_tokens": "min_length"}
+_CHOICES = frozenset(("temperature", "runtime_top_k", "runtime_top_p"))
 
 
 class RefusedError(Exception):
@@ -102,7 +103,8 @@ def read_ask(tensors: Tensors, limits: Limits, *, with_prompt: bool) -> Ask:
         frequency_penalty=_one(tensors, "frequency_penalty", 0.0),
         min_tokens=int(_one(tensors, "min_tokens", 0)),
         bias=_bias(tensors, limits),
-        log_probs=bool(_one(tensors, "return_log_probs", 0)),
+        # The real one has none where nothing is said of how to choose tokens.
+        log_probs=bool(_one(tensors, "return_log_probs", 0)) and not _CHOICES.isdisjoint(tensors),
         guide=_guide(tensors),
         streaming=bool(_one(tensors, "streaming", 0)),
         with_prompt=not _one(tensors, "exclude_input_in_output", float(not with_prompt)),

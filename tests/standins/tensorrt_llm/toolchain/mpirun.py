@@ -22,9 +22,6 @@ def main() -> None:
     """Start the ranks, and end them all when one of them ends or mpirun is told to."""
     programs = _programs(sys.argv[1:])
     ranks: list[subprocess.Popen[bytes]] = []
-    for number, program in enumerate(programs):
-        environment = os.environ | _variables(number, len(programs))
-        ranks.append(subprocess.Popen(program, env=environment, preexec_fn=_end_with_mpirun))
 
     def stop(number: int, _frame: FrameType | None) -> None:
         # As Open MPI does: SIGTERM for all whatever came, and soon after it SIGKILL.
@@ -33,6 +30,9 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    for number, program in enumerate(programs):
+        environment = os.environ | _variables(number, len(programs))
+        ranks.append(subprocess.Popen(program, env=environment, preexec_fn=_end_with_mpirun))
     pid, status = os.wait()
     ended = next(number for number, rank in enumerate(ranks) if rank.pid == pid)
     ranks[ended].returncode = code = os.waitstatus_to_exitcode(status)

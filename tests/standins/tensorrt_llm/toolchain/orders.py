@@ -14,6 +14,10 @@ An order is an object with any of:
     truncate: "short" | "empty" | "missing"    how the last rank's engine is broken (build)
     limits: {...}       what the engine's build_config says, whatever was asked for (build)
     once: true          the order holds once
+
+Programs print a text and go on, unless they are told to end; a model that is told one fails to
+load with it. While it serves: `text` fails every request, `hang` is a dead executor behind a
+healthy server, `slow` is how long an iteration takes, `crash` and `oom` take the server with them.
 """
 
 import json
