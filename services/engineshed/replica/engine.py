@@ -115,14 +115,13 @@ def explain(error: InferenceError) -> EngineError:
     """Return what an error of Triton means: NVIDIA's back end calls all of them internal."""
     if error.refusal is Refusal.UNAVAILABLE:
         return EngineUnavailableError(error.message)
-    if error.refusal is Refusal.INVALID_ARGUMENT:
-        return EngineRefusedError(error.message)
     match request_error(error.message):
         case "QUEUE_FULL":
             return EngineUnavailableError(error.message)
-        case "PROMPT_TOO_LONG":
-            return EngineRefusedError(error.message)
         case "BAD_GUIDE":
             return EngineRefusedError(error.message, param="response_format")
-        case _:
-            return EngineError(error.message)
+        case "PROMPT_TOO_LONG":
+            return EngineRefusedError(error.message)
+    if error.refusal is Refusal.INVALID_ARGUMENT:
+        return EngineRefusedError(error.message)
+    return EngineError(error.message)

@@ -143,7 +143,9 @@ class Front:
     async def metrics(self) -> tuple[str, str]:
         """Return the front's metrics and Triton's."""
         triton = await self._triton.metrics() if self._triton else ""
-        self._metrics.engine = read_gauges(triton)
+        self._metrics.engine = engine = read_gauges(triton)
+        if (tokens := engine.kv_cache_tokens or 0) > self.state.kv_cache_tokens:
+            self._status.change(kv_cache_tokens=tokens)
         return self._metrics.text(), triton
 
     async def _finish(self, stop: asyncio.Event) -> None:
@@ -185,9 +187,10 @@ class Front:
                 "the engine was loaded, but fails a test request: "
                 f"{error or f'no answer in {_FIRST_ANSWER_SECONDS} s'}",
             ) from error
-        await self.metrics()
-        self._status.change(kv_cache_tokens=self._metrics.engine.kv_cache_tokens or 0)
-        watch = EngineWatch(serving, self._iteration)
+        await self.metrics()  # the state says from it how much the engine's cache holds
+        # An iteration of a compiled engine takes milliseconds; one on a CPU may take a minute.
+        compiled = self._manifest.engine_kind == "tensorrt"
+        watch = EngineWatch(serving, self._iteration if compiled else None)
         prompts = Prompts(
             tokenizer, self._manifest, self._engine.offers, takes_ids=self._engine.takes_ids
         )

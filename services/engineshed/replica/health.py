@@ -56,10 +56,18 @@ class EngineWatch:
     def __init__(
         self,
         serving: Serving,
-        iteration: Callable[[], Awaitable[float | None]],
+        iteration: Callable[[], Awaitable[float | None]] | None,
         patience: Patience | None = None,
     ) -> None:
-        """Prepare; `iteration` tells how many iterations the engine has done, None if it cannot."""
+        """Prepare.
+
+        Args:
+            serving: what goes to the engine and comes from it.
+            iteration: tells how many iterations the engine has done, None if it cannot tell; None
+                where a single iteration may take long.
+            patience: the usual one if it is None.
+
+        """
         self._serving = serving
         self._iteration = iteration
         self._patience = patience or Patience.of_environment()
@@ -103,7 +111,7 @@ class EngineWatch:
     async def _unless_dead(self, still: Standstill) -> Standstill:
         """Read the engine's counter if it is time to; return what is known then."""
         patience, before = self._patience.standstill, self._serving.responses
-        if not still.wants_counter(patience):
+        if self._iteration is None or not still.wants_counter(patience):
             return still
         still = still.with_counter(await self._iteration())
         if still.is_dead(patience) and self._serving.responses == before:

@@ -1,6 +1,7 @@
 """The front with a real engine: a small random model, built and served by the torch back end."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -89,6 +90,20 @@ def generated(checkpoint: Path, prompts: list[str], max_tokens: int) -> list[tup
     return answers
 
 
+def log_probabilities(checkpoint: Path, prompt: str, max_tokens: int) -> list[float]:
+    """Those of the tokens that transformers' generate continues a prompt with."""
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(checkpoint)(prompt, return_tensors="pt")["input_ids"]
+    output = model.generate(ids, max_new_tokens=max_tokens, do_sample=False)
+    with torch.no_grad():
+        scores = model(output).logits[0].log_softmax(-1)
+    length = ids.shape[1]
+    return [
+        float(scores[position - 1, output[0, position]])
+        for position in range(length, output.shape[1])
+    ]
+
+
 async def test_many_at_once_get_token_for_token_what_generate_gives(
     front: Front, checkpoint: Path
 ) -> None:
@@ -127,6 +142,50 @@ async def test_penalties_are_honoured(front: Front) -> None:
     varied = await front.complete(**request, presence_penalty=2, frequency_penalty=2)
 
     assert plain["choices"][0]["text"] != varied["choices"][0]["text"]
+
+
+async def test_log_probabilities_are_those_of_the_answer(front: Front, checkpoint: Path) -> None:
+    request = {"max_tokens": 24, "temperature": 0, "logprobs": 0}
+    whole = (await front.complete("Grüße", **request))["choices"][0]
+    chunks = await front.stream("Grüße", **request)
+
+    told = whole["logprobs"]
+    streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk]
+    assert [x for each in streamed if each for x in each["tokens"]] == told["tokens"]
+    expected = await asyncio.to_thread(log_probabilities, checkpoint, "Grüße", 24)
+    assert told["token_logprobs"] == pytest.approx(expected[: len(told["tokens"])], abs=1e-3)
+    assert len(told["tokens"]) >= len(expected) - 1, "all but an end token are shown"
+
+
+async def test_an_answer_can_be_held_to_a_schema(front: Front) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"b": {"enum": ["yes", "no"]}, "a": {"type": "boolean"}},
+        "required": ["b", "a"],
+        "additionalProperties": False,
+    }
+    body = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        "max_tokens": 300,
+        "temperature": 0,
+    }
+    async with front.post("/v1/chat/completions", body) as response:
+        choice = (await response.json())["choices"][0]
+
+    assert choice["finish_reason"] == "stop"
+    assert list(json.loads(choice["message"]["content"])) == ["b", "a"]
+
+
+async def test_a_schema_that_makes_no_sense_is_the_callers_error(front: Front) -> None:
+    wrong = {"name": "x", "schema": {"type": "nothing that there is"}}
+    body = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {"type": "json_schema", "json_schema": wrong},
+    }
+    status, error = await front.refusal("/v1/chat/completions", body)
+
+    assert (status, error["code"], error["param"]) == (400, "engine_refused", "response_format")
 
 
 async def test_the_official_client_understands_it(front: Front) -> None:
