@@ -122,7 +122,10 @@ class _Build:
         self._peak = MemoryPeak(order.request.gpus)
         self._env = toolchain_environment(order.toolchain.interpreter) | {
             "CUDA_VISIBLE_DEVICES": ",".join(order.request.gpus),
-            "HF_HOME": str(self._scratch / "huggingface"),  # a container may have no home to write
+            # A container may have no home to write to.
+            "HF_HOME": str(self._scratch / "huggingface"),
+            "XDG_CACHE_HOME": str(self._scratch / "cache"),
+            "TRITON_CACHE_DIR": str(self._scratch / "cache" / "triton"),
         }
 
     async def run(self) -> EngineManifest:

@@ -1,10 +1,12 @@
 """One step of a build: a program in a session of its own, watched, and ended with all it began."""
 
 import asyncio
+import os
 import shlex
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -43,14 +45,6 @@ class Step:
     """The folder that it writes into."""
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What was seen of a running step."""
-
-    relatives: set[ProcessIdentity] = field(default_factory=set)
-    """All that it started so far; some of them may have cut their tie to it."""
-
-
 async def run_step(
     step: Step, log: Path, stall_seconds: float, look: Callable[[int], None]
 ) -> None:
@@ -78,15 +72,20 @@ async def run_step(
             cwd=step.folder,
             start_new_session=True,
         )
-    seen = _Seen()
+    relatives: set[ProcessIdentity] = set()  # some of them may cut their tie to it
     try:
         identity = identify(process.pid)
     except ProcessGoneError:
-        identity = None  # it could not even begin
+        identity = None  # it has ended already; its group may have not
     try:
-        stalled = await _watch(process, identity, step, log, stall_seconds, look, seen)
+        stalled = await _watch(process, identity, step, log, stall_seconds, look, relatives)
     finally:
-        await _end(process, identity, seen)
+        if identity is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        else:
+            await kill_family(identity, also=frozenset(relatives))
+        await process.wait()
     section = await asyncio.to_thread(read_section, log, start)
     if stalled:
         raise failed(diagnosis_of("BUILD_STALLED", section, stalled))
@@ -126,16 +125,19 @@ async def _watch(
     log: Path,
     stall_seconds: float,
     look: Callable[[int], None],
-    seen: _Seen,
+    relatives: set[ProcessIdentity],
 ) -> str:
-    """Wait for the end; return why there was no point in waiting any longer, "" if it came."""
+    """Wait for the end; return why there was no point in waiting any longer, "" if it came.
+
+    All that is seen of what it started is added to `relatives`.
+    """
 
     def sample() -> Sample:
         if identity is not None:
-            seen.relatives |= family(identity)
+            relatives.update(family(identity))
         written = shelf.size(step.output)
         look(written)
-        computed = computed_seconds(seen.relatives)
+        computed = computed_seconds(relatives)
         return Sample(loop.time(), log.stat().st_size, written, computed)
 
     loop = asyncio.get_running_loop()
@@ -148,15 +150,6 @@ async def _watch(
                 return ""
         if stalled := watch.see(await asyncio.to_thread(sample)):
             return stalled
-
-
-async def _end(
-    process: asyncio.subprocess.Process, identity: ProcessIdentity | None, seen: _Seen
-) -> None:
-    """Kill what is left of it, and see it gone."""
-    if identity is not None:
-        await kill_family(identity, also=seen.relatives)
-    await process.wait()
 
 
 def _write_header(log: Path, step: Step) -> int:
