@@ -1,9 +1,12 @@
 """Known failures are told by the texts that people have met, and by how a process ended."""
 
+import re
 import signal
+from pathlib import Path
 
 import pytest
 
+from engineshed.agent.engines import tensorrt_llm
 from engineshed.triton.failures import EVIDENCE_LINES, diagnose, diagnosis_of, request_error
 from engineshed.triton.signatures import KNOWN, SIGNATURES, Phase
 
@@ -85,6 +88,21 @@ def test_a_known_text_tells_what_went_wrong(
 
 def test_every_signature_and_no_other_code_is_known() -> None:
     assert {signature.code for signature in SIGNATURES} <= set(KNOWN)
+
+
+def test_operators_find_every_code_with_what_to_do() -> None:
+    """In the table of failures."""
+    table = (Path(__file__).parents[3] / "docs/operations/gpu-hosts.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    told = set(re.findall(r"`([A-Z][A-Z_]+)`", "\n".join(row.split("|")[1] for row in rows)))
+    of_builds = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", (tensorrt_llm.__doc__ or "")))
+
+    assert set(KNOWN) | of_builds - {"NO_CONFIG", "MISSING_WEIGHTS"} <= told
+    for row in rows:
+        codes, again = re.findall(r"`([A-Z][A-Z_]+)`", row.split("|")[1]), row.split("|")[2].strip()
+        for code in codes:
+            if code in KNOWN and again in ("yes", "no"):
+                assert KNOWN[code].retryable is (again == "yes"), code
 
 
 def test_what_can_only_be_seen_by_others_has_advice_too() -> None:
