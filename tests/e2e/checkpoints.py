@@ -74,6 +74,13 @@ def _config(transformers: Any, architecture: str, vocabulary: int, context: int)
             vocab_size=vocabulary, n_positions=context, n_embd=48, n_layer=2, n_head=4,
             rotary_dim=12, bos_token_id=0, eos_token_id=0, pad_token_id=0,
         )  # fmt: skip
+    if architecture == "gpt_oss":
+        return transformers.GptOssConfig(
+            vocab_size=vocabulary, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=4,
+            num_experts_per_tok=2, max_position_embeddings=context, sliding_window=32,
+            bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        )  # fmt: skip
     return classes[architecture](
         vocab_size=vocabulary, hidden_size=48, intermediate_size=96, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context,
