@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,13 @@ import pytest
 import torch
 from llguidance import LLMatcher
 
-from engineshed.agent.engines.torch.guiding import Guided, read_tokenizer
+from engineshed.agent.engines.torch.guiding import Guided, Guides, read_tokenizer
 from engineshed.agent.engines.torch.requests import InvalidRequestError
 from engineshed.agent.engines.torch.serving import LoadedEngine
 from engineshed.triton.refusal import Refusal
 
 from .checkpoints import END_ID, VOCABULARY, byte_tokenizer
-from .engines import Collected, ask, inputs, prompts_of
+from .engines import DEADLINE, Collected, ask, inputs, prompts_of
 
 TOKENIZER = byte_tokenizer()
 SCHEMA = {
@@ -132,6 +134,32 @@ def test_an_end_that_has_to_come_comes_before_the_least_length_and_over_bad_word
     tensors["bad_words_list"] = np.array([[[letter], [1]]])
 
     assert text_of(ask(loaded, tensors).answer()) == "ab"
+
+
+def test_whoever_leaves_while_the_guide_is_compiled_is_not_worked_for(
+    loaded: LoadedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling, go_on = threading.Event(), threading.Event()
+    original = Guides.constraint
+
+    def slowly(self: Guides, *arguments: Any, **named: Any) -> Guided:
+        compiling.set()
+        assert go_on.wait(DEADLINE)
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(Guides, "constraint", slowly)
+    left = guided(loaded, "regex", "[ab]{240}")
+    assert compiling.wait(DEADLINE)
+    left.cancelled = True
+    left.end()
+    before = loaded.activity.iterations
+    go_on.set()
+    assert text_of(guided(loaded, "regex", "a").answer()) == "a"
+    while loaded.activity.scheduled or loaded.activity.waiting:
+        time.sleep(0.01)
+
+    assert not left.tokens
+    assert loaded.activity.iterations - before < 120
 
 
 def test_a_step_that_cannot_go_on_ends_this_answer_only(tmp_path: Path) -> None:
