@@ -78,6 +78,7 @@ def test_batching_reuse_and_chunks_are_on() -> None:
     assert found["gpt_model_type"] == "inflight_fused_batching"
     assert found["enable_kv_cache_reuse"] == found["enable_chunked_context"] == "true"
     assert found["exclude_input_in_output"] == "True"
+    assert found["normalize_log_probs"] == "False", "OpenAI's are of the whole vocabulary"
     assert found["kv_cache_free_gpu_mem_fraction"] == "0.9"
     assert found["gpu_device_ids"] == "0,1"
     assert "participant_ids" not in found

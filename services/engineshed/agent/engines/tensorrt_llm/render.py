@@ -47,7 +47,6 @@ _OPTIONAL: Final = frozenset(
         "recv_poll_period_ms",
         "iter_stats_max_iterations",
         "request_stats_max_iterations",
-        "normalize_log_probs",
         "participant_ids",
         "num_nodes",
         "lora_cache_optimal_adapter_size",
@@ -129,6 +128,8 @@ def render_compiled(
         "batch_scheduler_policy": "guaranteed_no_evict",
         "kv_cache_free_gpu_mem_fraction": str(kv_cache_fraction or KV_CACHE_FRACTION),
         "exclude_input_in_output": "True",
+        # Else they are of the tokens that top_k leaves: of one alone, when the likeliest is taken.
+        "normalize_log_probs": "False",
         "enable_kv_cache_reuse": paged,
         "enable_chunked_context": paged,
         # The process sees its replica's GPUs alone, numbered from zero.
