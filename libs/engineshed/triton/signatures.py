@@ -236,7 +236,6 @@ SIGNATURES: Final = (
     ),
     _sign("PROMPT_TOO_LONG", ("serve",), r"Prompt length \(\d+\) exceeds maximum input length"),
     _sign("ENGINE_VERSION_MISMATCH", RUNNING, r"Failed to deserialize cuda engine"),
-    _sign("OOM_AT_LOAD", RUNNING, r"unexpected error when creating modelInstanceState"),
     _sign(
         "CRASH_AT_LOAD",
         RUNNING,

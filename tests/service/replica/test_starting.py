@@ -90,7 +90,7 @@ async def test_an_unknown_failure_is_told_in_tritons_words(
 
     failure = await load_failure(alone, tmp_path)
 
-    assert failure.retryable
+    assert (failure.code, failure.retryable) == ("ENGINE_LOAD_FAILED", True)
     assert "the stars are wrong" in failure.message
 
 

@@ -28,7 +28,8 @@ TEXTS: tuple[tuple[Phase, str, str], ...] = (
     ("load", "Assertion failed: Failed to deserialize cuda engine", "ENGINE_VERSION_MISMATCH"),
     ("load", "CUDA runtime error in ::cudaMallocAsync(ptr, n, s): out of memory", "OOM_AT_LOAD"),
     ("load", "CUDA out of memory", "OOM_AT_LOAD"),
-    ("load", "unexpected error when creating modelInstanceState: null", "OOM_AT_LOAD"),
+    # The back end says so of everything that goes wrong while it loads.
+    ("load", "unexpected error when creating modelInstanceState: null", "ENGINE_LOAD_FAILED"),
     ("load", "Assertion failed: mpiSize == tp * pp (/src/x.cpp:92)", "WORLD_SIZE_MISMATCH"),
     (
         "load",
