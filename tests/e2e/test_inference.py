@@ -163,16 +163,34 @@ def test_completions_take_text_and_models_are_listed(client, sample, sample_refe
     assert client.models.retrieve(sample["routing_key"]).id == sample["routing_key"]
 
 
+def schema_of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+
+
+def test_an_answer_is_held_to_a_schema_and_told_with_its_log_probabilities(client, sample) -> None:
+    wanted = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+    closed = wanted | {"additionalProperties": False}
+
+    answer = ask(
+        client, sample, response_format=schema_of(closed), logprobs=True, max_tokens=200
+    ).choices[0]
+
+    assert set(json.loads(answer.message.content)) == {"yes"}
+    assert answer.logprobs is not None
+    assert "".join(token.token for token in answer.logprobs.content) == answer.message.content
+    assert all(token.logprob <= 0 for token in answer.logprobs.content)
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 3}, "top_logprobs"),
         ({"frequency_penalty": 99}, "frequency_penalty"),
         ({"temperature": "hot"}, "temperature"),
         ({"n": 0}, "n"),
         ({"stop": ["a"] * 9}, "stop"),
         ({"extra_body": {"no_such_thing": 1}}, "no_such_thing"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": schema_of({"type": "nonsense"})}, "response_format"),
         ({"max_tokens": -1}, "max_tokens"),
     ],
 )
