@@ -20,6 +20,11 @@ _PASSED_ON: Final = ("ENGINESHED_TORCH_", "ENGINESHED_STATE_DIR")
 _THREAD_VARIABLES: Final = ("ENGINESHED_TORCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _OURS: Final = ("PYTHONPATH", "VIRTUAL_ENV")
 """Variables by which another interpreter would find what is this one's."""
+_UNBOUND: Final = {
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+"""Tells mpirun, of Open MPI 4 and 5, not to bind each server with all its threads to one core."""
 _REGIONS: Final = "triton_python_backend_shm_region_"
 """What names of shared memory of the Python back end begin with, unless it is told otherwise."""
 
@@ -137,6 +142,7 @@ def server_command(
         server += (f"--backend-config=python,shm-region-prefix-name={regions}",)
     if style.ranks > 1:
         server = _under_mpi(server, style.ranks, environment, deaf=not heeds_sigterm)
+        environment |= _UNBOUND
     argv = on_a_leash(server, deaf=not heeds_sigterm)
     return Command(argv, environment | dict(env or {}), ports, regions)
 
@@ -189,13 +195,12 @@ def _under_mpi(
 
     All have the same ports: those beyond the first never get so far as to listen.
     """
-    mpirun = shutil.which("mpirun", path=env.get("PATH"))
-    if mpirun is None:
+    if shutil.which("mpirun", path=env.get("PATH")) is None:
         raise MpiNotFoundError(
             f"this engine needs {ranks} GPUs, and with them mpirun, which is not on PATH; NVIDIA's "
             "image has it"
         )
-    command = [mpirun, "--allow-run-as-root"]
+    command = ["mpirun", "--allow-run-as-root"]  # with a path it would change its libraries
     for rank in range(ranks):
         apart = f"{server[-1]}{rank}_"  # they must not share their shared memory
         one = (*server[:-1], apart, f"--load-model={MODEL_NAME}")

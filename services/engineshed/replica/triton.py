@@ -284,4 +284,4 @@ def _command(
             heeds_sigterm=False,  # it ends when its front has no use for it any more
         )
     except MpiNotFoundError as error:
-        raise ReplicaFailedError("MPI_NOT_FOUND", str(error), retryable=False) from error
+        raise ReplicaFailedError("MPI_NOT_FOUND", str(error)) from error
