@@ -1,7 +1,7 @@
 """What a compiled engine can do on a generation of GPUs.
 
-TensorRT-LLM's own matrix (docs/source/legacy/reference/support-matrix.md, precision.md). It says
-nothing of what PyTorch does on the same GPUs.
+TensorRT-LLM's own matrix (docs/source/legacy/reference/support-matrix.md, precision.md), less what
+its builder refuses (tensorrt_llm/builder.py). Nothing of it is about PyTorch on the same GPUs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,9 @@ _FROM: Final[Mapping[tuple[int, ...], str]] = {
     (8, 9): "an L4, L40S, H100 or newer",
     (10, 0): "a B200 or newer",
 }
+
+# What the builder refuses from one compute capability up to another.
+_LEFT_OUT: Final = ((10, 0), (12, 0), ("int8_wo", "int8_sq", "int4_awq", "w4a8_awq"))
 
 # Where not every architecture goes.
 _ARCHITECTURES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -55,6 +58,8 @@ def unsupported(
     ways = f"on {gpu} {_any_of(_possible(capability, architecture))} go"
     if _generation(capability) < needed:
         return f"{quantization} needs {_FROM[needed]}; {ways}"
+    if _left_out(capability, quantization):
+        return f"{quantization} is not compiled for such GPUs; {ways}"
     only = _ARCHITECTURES.get(quantization, (architecture,))
     if architecture and architecture not in only:
         return f"{quantization} goes with {_any_of(only)} only, not with {architecture}; {ways}"
@@ -68,8 +73,14 @@ def _possible(capability: str, architecture: str = "") -> tuple[str, ...]:
         name
         for name in _QUANTIZATIONS
         if generation >= _NEEDED.get(name, _OLDEST)
+        and not _left_out(capability, name)
         and (not architecture or architecture in _ARCHITECTURES.get(name, (architecture,)))
     )
+
+
+def _left_out(capability: str, quantization: str) -> bool:
+    since, until, names = _LEFT_OUT
+    return quantization in names and since <= _generation(capability) < until
 
 
 def _generation(capability: str) -> tuple[int, ...]:

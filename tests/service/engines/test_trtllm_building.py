@@ -166,7 +166,7 @@ async def test_what_comes_out_is_whole_and_says_what_it_is(
         *("tensorrt_llm", "tensorrt", "tokens"),
     )
     assert (manifest.max_context, manifest.max_concurrent, manifest.max_batch_tokens) == (
-        *(128, 16, 8192),
+        *(128, 16, 128 * 16),
     )
     assert (manifest.vocab_size, manifest.eos_token_ids) == (VOCABULARY, (END_ID,))
     assert (manifest.dtype, manifest.quantization, manifest.world_size) == ("bfloat16", None, 1)

@@ -163,12 +163,13 @@ ASKED = st.fixed_dictionaries(
 
 def meant(asked: dict[str, Any]) -> tuple[object, ...]:
     """Return what somebody gets who asks so, of a checkpoint in bfloat16."""
+    context, size = asked["max_context"] or MAX_CONTEXT, asked["max_concurrent"] or 64
     return (
-        asked["max_context"] or MAX_CONTEXT,
+        context,
         asked["precision"] or "bfloat16",
         asked["quantization"],
-        asked["max_concurrent"] or 64,
-        asked["max_batch_tokens"] or 8192,
+        size,
+        min(asked["max_batch_tokens"] or 8192, context * size),
     )
 
 

@@ -30,7 +30,6 @@ GIB = 2**30
 H100 = Hardware("NVIDIA H100 80GB HBM3", 1, 80 * GIB, "9.0", "590")
 B200 = replace(H100, product="NVIDIA B200", architecture="10.0", memory_bytes=180 * GIB)
 A100 = replace(H100, product="NVIDIA A100-SXM4-80GB", architecture="8.0")
-RTX = replace(H100, product="NVIDIA GeForce RTX 5090", architecture="12.0")
 
 LLAMA = Model(
     architecture="LlamaForCausalLM",
@@ -130,9 +129,18 @@ def test_what_is_asked_for_is_what_the_engine_is_told() -> None:
 
 
 def test_a_batch_is_never_larger_than_the_tokens_of_a_step() -> None:
-    assert plan(max_batch_tokens=16).limits.max_batch_size == 16
+    assert plan(max_batch_tokens=32).limits.max_batch_size == 32
     assert plan(max_concurrent=10_000).limits.max_num_tokens == 10_000
-    refused("UNSUPPORTED_BATCH_TOKENS", max_batch_tokens=16, max_concurrent=17)
+    assert "less than 50" in refused(
+        "UNSUPPORTED_BATCH_TOKENS", max_batch_tokens=40, max_concurrent=50
+    )
+    assert "less than 32" in refused("UNSUPPORTED_BATCH_TOKENS", max_batch_tokens=31)
+
+
+def test_no_limit_is_one_that_trtllm_build_would_change() -> None:
+    assert plan(max_context=64, max_concurrent=4).limits.max_num_tokens == 256
+    assert plan(max_context=64, max_concurrent=4, max_batch_tokens=900).limits.max_num_tokens == 256
+    assert plan(max_context=16, max_concurrent=1).limits.max_num_tokens == 32
 
 
 def test_in_float32_nothing_needs_what_only_half_precision_has() -> None:
@@ -177,10 +185,17 @@ def test_what_is_calibrated_is_quantized_with_texts_of_this_host(
     }
 
 
-def test_fp8_is_multiplied_without_the_plugin_and_attends_in_fp8_where_there_are_kernels() -> None:
+def test_fp8_is_multiplied_without_the_plugin() -> None:
     assert plan(quantization="fp8").features["gemm_plugin"] == "disable"
-    assert plan(quantization="fp8").features["use_fp8_context_fmha"] == "enable"
-    assert plan(quantization="fp8", hardware=RTX).features["use_fp8_context_fmha"] == "disable"
+    assert plan().features["gemm_plugin"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("quantization", "attention"),
+    [("fp8", "enable"), ("w4a8_awq", "enable"), ("int4_awq", "disable"), ("int8_sq", "disable")],
+)
+def test_keys_and_values_in_fp8_are_attended_to_in_fp8(quantization: str, attention: str) -> None:
+    assert plan(quantization=quantization).features["use_fp8_context_fmha"] == attention
 
 
 def test_weights_alone_are_narrowed_while_converting_without_texts() -> None:

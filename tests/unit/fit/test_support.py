@@ -16,13 +16,24 @@ LLAMA = "LlamaForCausalLM"
         ("int4_awq", "8.0"),
         ("fp8", "8.9"),
         ("w4a8_awq", "8.9"),
-        ("nvfp4", "10.0"),
+        ("nvfp4", "12.0"),  # and before, see below
     ],
 )
 def test_each_quantization_goes_from_one_generation_on(quantization: str, least: str) -> None:
-    generations = ["7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "10.3", "12.0"]
+    generations = ["7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "12.0"]
     going = [one for one in generations if not unsupported(one, quantization, LLAMA)]
     assert going == generations[generations.index(least) :]
+
+
+@pytest.mark.parametrize("capability", ["10.0", "10.3"])
+def test_what_the_builder_refuses_on_data_centre_blackwell_is_refused_before(
+    capability: str,
+) -> None:
+    for quantization in ("int8_wo", "int8_sq", "int4_awq", "w4a8_awq"):
+        assert unsupported(capability, quantization, LLAMA, gpu="b200-sxm") == (
+            f"{quantization} is not compiled for such GPUs; on b200-sxm fp8 or nvfp4 go"
+        )
+    assert not any(unsupported(capability, name, LLAMA) for name in ("", "fp8", "nvfp4"))
 
 
 def test_what_a_gpu_is_too_old_for_is_answered_with_newer_ones_and_with_what_goes() -> None:
@@ -46,7 +57,7 @@ def test_nvfp4_goes_with_some_architectures_only() -> None:
     assert unsupported("10.0", "nvfp4", "MixtralForCausalLM") == ""
     assert unsupported("10.0", "nvfp4", "Qwen2ForCausalLM", gpu="b200-sxm") == (
         "nvfp4 goes with LlamaForCausalLM or MixtralForCausalLM only, not with Qwen2ForCausalLM; "
-        "on b200-sxm fp8, int8_wo, int8_sq, int4_awq or w4a8_awq go"
+        "on b200-sxm fp8 go"
     )
 
 

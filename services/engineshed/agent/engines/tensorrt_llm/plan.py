@@ -23,8 +23,6 @@ _BLOCK_TOKENS: Final = 32
 _CALIBRATION_SAMPLES: Final = 512
 _CALIBRATION_TOKENS: Final = 512
 _AWQ_BLOCK: Final = 128
-_NO_FP8_ATTENTION: Final = 12
-"""From this major compute capability on, some versions have no kernel for attention in fp8."""
 
 Route = Literal["convert", "quantize", "interpret"]
 """Converted as it is or with narrower weights only; quantized with calibration; not compiled."""
@@ -264,30 +262,24 @@ def _quantizing(request: BuildRequest, means: Means) -> Quantizing | None:
 
 def _limits(request: BuildRequest, model: Model, *, chunked: bool) -> Limits:
     context = _max_context(request, model)
-    tokens = request.max_batch_tokens or DEFAULT_MAX_BATCH_TOKENS
-    size = request.max_concurrent or min(DEFAULT_MAX_BATCH_SIZE, tokens)
-    if tokens < size:
-        if request.max_batch_tokens:
-            raise _refused(
-                "UNSUPPORTED_BATCH_TOKENS",
-                f"serving.max_batch_tokens {tokens} is less than the {size} requests of "
-                "serving.max_batch_size, each of which takes a token of a step",
-            )
-        tokens = size
-    if not chunked and tokens < context:
-        # A prompt that cannot be cut into pieces must go into one step.
-        if request.max_batch_tokens:
-            raise _refused(
-                "UNSUPPORTED_BATCH_TOKENS",
-                f"in float32 a prompt goes in one step: serving.max_batch_tokens {tokens} is less "
-                f"than the context of {context}",
-            )
-        tokens = context
+    asked = request.max_batch_tokens
+    size = request.max_concurrent or min(DEFAULT_MAX_BATCH_SIZE, asked or DEFAULT_MAX_BATCH_SIZE)
+    # A prompt that cannot be cut into pieces goes in one step; else a step takes a block at least.
+    least = max(size, _BLOCK_TOKENS if chunked else context)
+    if asked and asked < least:
+        raise _refused(
+            "UNSUPPORTED_BATCH_TOKENS",
+            f"serving.max_batch_tokens {asked} is less than {least}: a step takes a token of each "
+            f"request of serving.max_batch_size ({size}), "
+            + (f"and {_BLOCK_TOKENS} at least" if chunked else "and in float32 a whole prompt"),
+        )
+    tokens = asked or max(DEFAULT_MAX_BATCH_TOKENS, least)
     return Limits(
         max_batch_size=size,
         max_input_len=context - 1,
         max_seq_len=context,
-        max_num_tokens=tokens,
+        # trtllm-build itself takes no more than all requests at their longest come to.
+        max_num_tokens=max(min(tokens, size * context), _BLOCK_TOKENS),
     )
 
 
@@ -319,8 +311,6 @@ def _room(request: BuildRequest, model: Model) -> Estimate | None:
 
 def _features(request: BuildRequest, *, chunked: bool) -> dict[str, str]:
     form = _CALIBRATED.get(request.quantization or "", _Format())
-    generation = int(request.hardware.architecture.partition(".")[0])
-    fp8_attention = form.kv_cache_dtype == "fp8" and generation < _NO_FP8_ATTENTION
     return {
         "kv_cache_type": "paged",
         "tokens_per_block": str(_BLOCK_TOKENS),
@@ -330,7 +320,8 @@ def _features(request: BuildRequest, *, chunked: bool) -> dict[str, str]:
         # There is no fused attention in float32, and without it neither reuse nor chunks.
         "context_fmha": _word(chunked),
         "use_paged_context_fmha": _word(chunked),
-        "use_fp8_context_fmha": _word(fp8_attention),
+        # Pages in fp8 are read by attention in fp8 alone.
+        "use_fp8_context_fmha": _word(form.kv_cache_dtype == "fp8"),
         "multiple_profiles": "enable",
     }
 
