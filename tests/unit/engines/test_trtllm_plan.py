@@ -262,6 +262,15 @@ def test_a_script_without_a_needed_option_is_refused_clearly() -> None:
         ("UNSUPPORTED_QUANTIZATION", {"model": replace(LLAMA, quantized_by="bitsandbytes")}),
         (
             "UNSUPPORTED_QUANTIZATION",
+            {"model": replace(LLAMA, quantized_by="gptq"), "hardware": B200},
+        ),
+        (
+            "UNSUPPORTED_QUANTIZATION",
+            {"model": replace(LLAMA, quantized_by="fbgemm_fp8"), "hardware": A100},
+        ),
+        ("UNSUPPORTED_QUANTIZATION", {"quantization": "int8_wo", "hardware": B200}),
+        (
+            "UNSUPPORTED_QUANTIZATION",
             {"quantization": "int8_wo", "means": replace(MEANS, compiled=False)},
         ),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from engineshed.agent.engines.interface import BuildRequest, EngineBuildError
+from engineshed.agent.engines.interface import BuildRequest, EngineBuildError, Hardware
 from engineshed.agent.engines.tensorrt_llm.shape import Model
 from engineshed.fit import Estimate, Plan, estimate, unsupported
 
@@ -114,8 +114,13 @@ _CALIBRATED: Final[Mapping[str, _Format]] = {
     "nvfp4": _Format("fp8"),
 }
 _QUANTIZATIONS: Final = (*_CALIBRATED, "int8_wo")
-_WAS_QUANTIZED: Final = ("awq", "gptq", "fbgemm_fp8")
-"""What the conversion scripts read of checkpoints that are quantized already."""
+_WAS_QUANTIZED: Final[Mapping[str, str]] = {
+    "awq": "int4_awq",
+    "gptq": "int4_awq",
+    "fbgemm_fp8": "w4a8_awq",
+}
+"""What the conversion scripts read of checkpoints that are quantized already, and the quantization
+that goes with the same GPUs."""
 
 
 def plan_build(request: BuildRequest, model: Model, means: Means) -> BuildPlan:
@@ -183,15 +188,22 @@ def _check_quantization(request: BuildRequest, model: Model, means: Means) -> No
     if why:
         raise _refused("UNSUPPORTED_QUANTIZATION", why)
     if means.compiled and model.quantized_by:
-        _check_prequantized(model)
+        _check_prequantized(gpu, model)
 
 
-def _check_prequantized(model: Model) -> None:
-    if model.quantized_by not in _WAS_QUANTIZED:
+def _check_prequantized(gpu: Hardware, model: Model) -> None:
+    alike = _WAS_QUANTIZED.get(model.quantized_by or "")
+    if alike is None:
         raise _refused(
             "UNSUPPORTED_QUANTIZATION",
             f"the checkpoint is quantized by {model.quantized_by}; TensorRT-LLM converts those of "
             f"{', '.join(_WAS_QUANTIZED)}",
+        )
+    if unsupported(gpu.architecture, alike):
+        raise _refused(
+            "UNSUPPORTED_QUANTIZATION",
+            f"the checkpoint is quantized by {model.quantized_by}, which is not compiled for "
+            f"{gpu.product}: register the weights as they were before, or take other GPUs",
         )
     if model.reordered:
         raise _refused(
