@@ -16,6 +16,7 @@ import structlog
 from engineshed.processes import ProcessIdentity, family, identify, kill_family, terminate
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.replica.triton_log import TritonLog
+from engineshed.triton import orphan
 from engineshed.triton.control import (
     ModelLoadError,
     ModelTensors,
@@ -75,6 +76,7 @@ class TritonServer:
         self._style = style
         self._log = log
         self._regions = command.regions
+        self._watcher: asyncio.subprocess.Process | None = None
         self._loading = True
         self.ports = command.ports
         self.pid = process.pid
@@ -181,6 +183,8 @@ class TritonServer:
         self._loading = False
         # When Triton is killed, what it started may outlive it for a moment.
         self._family = await asyncio.to_thread(family, self._identity)
+        if not self._style.own_interpreter:
+            await self._leave_nothing_behind()
 
     async def tensors(self) -> ModelTensors:
         """Return what the loaded model takes and gives.
@@ -236,6 +240,24 @@ class TritonServer:
             await terminate(self._identity, _STOP_SECONDS, ask=signal.SIGINT)
         await self._process.wait()
         await kill_family(self._identity, also=self._family)
+        self._unname_regions()
+        if self._watcher is not None:
+            await self._watcher.wait()
+
+    async def _leave_nothing_behind(self) -> None:
+        """See to it that models of NVIDIA's end with the server, even if this process is killed.
+
+        Ours do so by themselves.
+        """
+        self._unname_regions()
+        pids = [member.pid for member in self._family if member != self._identity]
+        if pids:
+            self._watcher = await asyncio.create_subprocess_exec(
+                *orphan.watch_command(self.pid, pids), stdin=asyncio.subprocess.DEVNULL
+            )
+
+    def _unname_regions(self) -> None:
+        """Take its name from shared memory that all have who need it; it goes with the last."""
         if self._regions:
             for region in _SHARED_MEMORY.glob(f"{self._regions}*"):
                 region.unlink(missing_ok=True)

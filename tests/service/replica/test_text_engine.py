@@ -111,14 +111,17 @@ async def test_a_client_that_leaves_frees_its_place(front: Front, orders: StandI
     assert (await front.complete("a", max_tokens=2, temperature=0))["choices"][0]["text"]
 
 
-async def test_it_leaves_nothing_behind(image: StandInImage, tmp_path_factory: Any) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+async def test_it_leaves_nothing_behind(
+    image: StandInImage, tmp_path_factory: Any, number: signal.Signals
+) -> None:
     folder = tmp_path_factory.mktemp("ending")
     engine = write_text_engine(image, folder)
     front = Front.start(folder / "replica", *engine, environment=image.environment(nvml=False))
     await front.ready()
     family = front.family()
 
-    front.process.send_signal(signal.SIGINT)
+    front.process.send_signal(number)
 
-    assert await front.exits() == 0
+    assert await front.exits() == (0 if number == signal.SIGINT else -number)
     assert await wait_until_gone(family, DEADLINE)
