@@ -1,15 +1,13 @@
-"""Engines come of the whole line of NVIDIA's programs, and so does every failure, told as it is.
+"""Engines come of the whole line of NVIDIA's programs.
 
-The programs are a stand-in's: they take the documented arguments, write the documented files, and
-fail as they are ordered to.
+The programs are a stand-in's: they take the documented arguments and write the documented files.
 """
 
 import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +15,26 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from tests.standins.tensorrt_llm import H100, TEXTS, StandInImage, make_image
+from tests.standins.tensorrt_llm import H100 as H100_OF_NVML
+from tests.standins.tensorrt_llm import StandInImage, make_image
 
 from engineshed.agent.engines.interface import (
-    BuildRequest,
-    Checkpoint,
     EngineBuildError,
     Hardware,
     Runtime,
 )
 from engineshed.agent.engines.tensorrt_llm.backend import TensorRtLlmBackend
-from engineshed.agent.engines.tensorrt_llm.child import Step, run_step
 from engineshed.triton.engine import MODEL_NAME, EngineManifest
 
 from .checkpoints import END_ID, MAX_CONTEXT, VOCABULARY, write_checkpoint
+from .trtllm import B200, H100, build, in_image, log_of, request_for, said
 
-GIB = 2**30
-HARDWARE = Hardware("NVIDIA H100 80GB HBM3", 1, 80 * GIB, "9.0", "590")
-B200 = replace(HARDWARE, product="NVIDIA B200", architecture="10.0", memory_bytes=180 * GIB)
 SECRET = "ENGINESHED_SERVICE_TOKEN_FILE"
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInImage]:
-    made = make_image(tmp_path_factory.mktemp("image"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment(nvml=False).items():
-            patch.setenv(name, value)
+    with in_image(tmp_path_factory.mktemp("image")) as made, pytest.MonkeyPatch.context() as patch:
         patch.setenv(SECRET, "/secret")
         yield made
 
@@ -70,7 +61,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def backend(image: StandInImage, calibration: Path) -> TensorRtLlmBackend:
-    return TensorRtLlmBackend(HARDWARE, image.app, calibration, stall_seconds=60)
+    return TensorRtLlmBackend(H100, image.app, calibration, stall_seconds=60)
 
 
 @pytest.fixture
@@ -78,57 +69,6 @@ def destination(tmp_path: Path) -> Path:
     folder = tmp_path / "engine"
     folder.mkdir()
     return folder
-
-
-def request_for(checkpoint: Path, **changes: Any) -> BuildRequest:
-    request = BuildRequest(Checkpoint(checkpoint, "sha256:11"), HARDWARE, gpus=("GPU-stand-in-0",))
-    return replace(request, **changes)
-
-
-def unheard(_stage: str, _fraction: float) -> None:
-    pass
-
-
-async def build(
-    backend: TensorRtLlmBackend, request: BuildRequest, destination: Path
-) -> EngineManifest:
-    return await backend.build(request, destination, unheard, log_of(destination))
-
-
-async def failure(
-    backend: TensorRtLlmBackend, request: BuildRequest, destination: Path
-) -> EngineBuildError:
-    with pytest.raises(EngineBuildError) as caught:
-        await build(backend, request, destination)
-    assert running_in(destination) == []
-    return caught.value
-
-
-def log_of(destination: Path) -> Path:
-    return destination.with_suffix(".log")
-
-
-def running_in(folder: Path) -> list[str]:
-    """Return what runs in a folder of an engine that is built: every step does."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd().startswith(str(folder)):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return found
-
-
-async def said(log: Path, text: str) -> None:
-    """Return once a build has said something."""
-    async with asyncio.timeout(60):
-        while text not in read(log):
-            await asyncio.sleep(0.02)
-
-
-def read(log: Path) -> str:
-    return log.read_text() if log.is_file() else ""
 
 
 def files_in(folder: Path) -> set[str]:
@@ -206,11 +146,11 @@ async def test_the_log_has_the_commands_and_the_environment_no_secret(
 @pytest.mark.parametrize(
     ("quantization", "hardware", "algorithm", "cache"),
     [
-        ("int8_wo", HARDWARE, "W8A16", None),
-        ("fp8", HARDWARE, "FP8", "FP8"),
-        ("int8_sq", HARDWARE, "W8A8_SQ_PER_CHANNEL", None),
-        ("int4_awq", HARDWARE, "W4A16_AWQ", None),
-        ("w4a8_awq", HARDWARE, "W4A8_AWQ", "FP8"),
+        ("int8_wo", H100, "W8A16", None),
+        ("fp8", H100, "FP8", "FP8"),
+        ("int8_sq", H100, "W8A8_SQ_PER_CHANNEL", None),
+        ("int4_awq", H100, "W4A16_AWQ", None),
+        ("w4a8_awq", H100, "W4A8_AWQ", "FP8"),
         ("nvfp4", B200, "NVFP4", "FP8"),
     ],
 )
@@ -224,7 +164,7 @@ async def test_each_quantization_is_what_was_asked_for(
     algorithm: str,
     cache: str | None,
 ) -> None:
-    gpu = {**H100, "capability": list(map(int, hardware.architecture.split(".")))}
+    gpu = {**H100_OF_NVML, "capability": list(map(int, hardware.architecture.split(".")))}
     monkeypatch.setenv("STAND_IN_GPUS", json.dumps([{"uuid": "GPU-stand-in-0", **gpu}]))
     request = request_for(llama, quantization=quantization, hardware=hardware)
 
@@ -240,7 +180,7 @@ async def test_several_gpus_and_each_familys_own_script(
     backend: TensorRtLlmBackend, tmp_path: Path, destination: Path, kind: str
 ) -> None:
     checkpoint = write_checkpoint(kind, tmp_path / "checkpoint", dtype=torch.bfloat16)
-    two = replace(HARDWARE, count=2)
+    two = replace(H100, count=2)
     request = request_for(checkpoint, hardware=two, gpus=("GPU-stand-in-0", "GPU-stand-in-1"))
 
     manifest = await build(backend, request, destination)
@@ -283,7 +223,7 @@ async def test_without_a_tensorrt_class_the_llm_api_serves_and_it_is_said(
         config = json.loads((checkpoint / "config.json").read_text())
         config["architectures"] = ["GptOssForCausalLM"]
         (checkpoint / "config.json").write_text(json.dumps(config))
-    backend = TensorRtLlmBackend(HARDWARE, image.app)
+    backend = TensorRtLlmBackend(H100, image.app)
     request = request_for(checkpoint, max_batch_tokens=2048)
     assert backend.probe().available
     assert backend.declines(request) == ""
@@ -302,246 +242,3 @@ async def test_without_a_tensorrt_class_the_llm_api_serves_and_it_is_said(
     quantized = replace(request, quantization="int8_wo")
     with pytest.raises(EngineBuildError, match="serves a checkpoint as it is"):
         backend.recipe(quantized)
-
-
-@pytest.mark.parametrize(
-    ("step", "order", "code", "retryable", "cause"),
-    [
-        (
-            "convert",
-            {
-                "text": "Traceback (most recent call last):\n  File x\nKeyError: 'lm_head'",
-                "exit": 1,
-            },
-            "CONVERT_FAILED",
-            True,
-            "KeyError: 'lm_head'",
-        ),
-        ("convert", {"oom": True}, "BUILD_OOM_HOST", True, "most likely"),
-        ("convert", {"crash": "SIGSEGV"}, "BUILD_CRASHED", True, "SIGSEGV"),
-        ("quantize", {"gpu_oom": True}, "BUILD_OOM_GPU", True, "cudaMallocAsync"),
-        (
-            "quantize",
-            {"text": TEXTS["network"], "exit": 1},
-            "NO_CALIBRATION_DATA",
-            False,
-            "Couldn't reach",
-        ),
-        ("build", {"text": TEXTS["no_formats"], "exit": 1}, "BUILD_OOM_GPU", True, "PLUGIN_V2"),
-        ("build", {"text": TEXTS["unsupported_sm"], "exit": 1}, "UNSUPPORTED_SM", False, "sm_120"),
-        (
-            "build",
-            {"text": TEXTS["tensorrt_engine_missing"], "exit": 1},
-            "TRT_PATH_REMOVED",
-            True,
-            "_tensorrt_engine",
-        ),
-        ("build", {"text": TEXTS["mpi_abort"], "exit": 1}, "MPI_ABORT", True, ""),
-        ("build", {"oom": True}, "BUILD_OOM_HOST", True, "SIGKILL"),
-        ("build", {"exit": 3}, "BUILD_FAILED", True, ""),
-        ("build", {"truncate": "missing"}, "ENGINE_INCOMPLETE", True, "rank0.engine"),
-        ("build", {"truncate": "empty"}, "ENGINE_INCOMPLETE", True, "rank0.engine"),
-        (
-            "build",
-            {"limits": {"max_seq_len": 99}},
-            "LIMITS_DIFFER",
-            False,
-            "max_seq_len is 99, not 256",
-        ),
-    ],
-    ids=str,
-)
-async def test_what_goes_wrong_is_told_by_its_first_cause(
-    backend: TensorRtLlmBackend,
-    image: StandInImage,
-    llama: Path,
-    destination: Path,
-    step: str,
-    order: dict[str, Any],
-    code: str,
-    retryable: bool,
-    cause: str,
-) -> None:
-    image.order(step, **order)
-    quantization = "fp8" if step == "quantize" else None
-
-    error = await failure(backend, request_for(llama, quantization=quantization), destination)
-
-    assert (error.code, error.retryable) == (code, retryable)
-    assert cause in error.message
-    if "exit" in order:
-        assert "TensorRT-LLM version: 1.2.1" in "\n".join(error.evidence)
-
-
-@pytest.mark.parametrize(("order", "stall"), [({"hang": True}, 2.0), ({"spin": True}, 1.5)])
-async def test_what_stands_still_is_ended_with_all_that_it_started(
-    image: StandInImage, llama: Path, destination: Path, order: dict[str, Any], stall: float
-) -> None:
-    image.order("build", child=True, **order)
-    backend = TensorRtLlmBackend(HARDWARE, image.app, stall_seconds=stall)
-
-    error = await failure(backend, request_for(llama), destination)
-
-    assert (error.code, error.retryable) == ("BUILD_STALLED", True)
-
-
-async def test_a_cancelled_build_leaves_nothing_running(
-    backend: TensorRtLlmBackend, image: StandInImage, llama: Path, destination: Path
-) -> None:
-    image.order("build", child=True, text="here", hang=True)
-    building = asyncio.create_task(build(backend, request_for(llama), destination))
-    await said(log_of(destination), "here")
-    assert any("sleep infinity" in command for command in running_in(destination))
-
-    building.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await building
-
-    assert running_in(destination) == []
-
-
-@asynccontextmanager
-async def running_step(folder: Path, script: str) -> AsyncIterator[asyncio.Task[None]]:
-    """Run a shell script as a step."""
-    environment = {"PATH": os.environ["PATH"]}
-    step = Step("working", "build", ("bash", "-c", script), environment, folder, folder)
-    task = asyncio.create_task(run_step(step, folder / "log", 60, lambda _: None))
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def test_what_has_left_the_session_is_ended_too(tmp_path: Path) -> None:
-    script = "setsid bash -c 'echo away; sleep infinity' & wait"
-    async with running_step(tmp_path, script):
-        await said(tmp_path / "log", "\naway")
-
-    assert running_in(tmp_path) == []
-
-
-async def test_what_a_step_leaves_behind_when_it_ends_is_ended(tmp_path: Path) -> None:
-    async with running_step(tmp_path, "sleep infinity & echo done") as task:
-        await task
-
-    assert running_in(tmp_path) == []
-
-
-async def test_without_a_description_of_the_tokenizer_only_guiding_is_lost(
-    backend: TensorRtLlmBackend, image: StandInImage, llama: Path, destination: Path
-) -> None:
-    image.order("tokenizer_info", exit=1)
-
-    manifest = await build(backend, request_for(llama), destination)
-
-    assert not manifest.guided_decoding
-    assert "no guided decoding" in log_of(destination).read_text()
-
-
-async def test_a_checkpoint_that_was_changed_is_refused(
-    backend: TensorRtLlmBackend, llama: Path, destination: Path, tmp_path: Path
-) -> None:
-    checkpoint = shutil.copytree(llama, tmp_path / "checkpoint")
-    (checkpoint / "manifest.json").write_text('[{"path": "config.json", "sha256": "00"}]')
-
-    error = await failure(backend, request_for(checkpoint), destination)
-
-    assert error.code == "CHECKPOINT_CHANGED"
-
-
-async def test_a_checkpoint_without_a_tokenizer_is_refused(
-    backend: TensorRtLlmBackend, destination: Path, tmp_path: Path
-) -> None:
-    checkpoint = write_checkpoint("llama", tmp_path / "checkpoint", tokenizer=False)
-
-    error = await failure(backend, request_for(checkpoint), destination)
-
-    assert (error.code, error.retryable) == ("NO_TOKENIZER", False)
-
-
-@pytest.mark.parametrize("line", ["no JSON", '{"content": "w3"}', '{"text": 3}'])
-def test_texts_that_are_none_are_named_by_their_line(
-    image: StandInImage, llama: Path, tmp_path: Path, line: str
-) -> None:
-    (tmp_path / "train.jsonl").write_text(f'{{"text": "w3"}}\n{line}\n')
-    backend = TensorRtLlmBackend(HARDWARE, image.app, tmp_path)
-
-    with pytest.raises(EngineBuildError, match="line 2 of") as caught:
-        backend.recipe(request_for(llama, quantization="fp8"))
-
-    assert caught.value.code == "NO_CALIBRATION_DATA"
-
-
-def test_a_model_that_is_too_large_is_told_with_the_numbers(
-    backend: TensorRtLlmBackend, llama: Path
-) -> None:
-    small = replace(HARDWARE, memory_bytes=1 * GIB)
-
-    fit = backend.fits(request_for(llama, hardware=small))
-
-    assert not fit.fits
-    assert fit.needed_bytes > fit.available_bytes == 1 * GIB
-    assert "it has 1.0 GiB" in fit.reason
-    assert backend.fits(request_for(llama)).fits
-
-
-@pytest.mark.parametrize(
-    ("hardware", "architecture", "reason"),
-    [
-        (Hardware(), "LlamaForCausalLM", "GPUs of NVIDIA"),
-        (replace(HARDWARE, product="Tesla T4", architecture="7.5"), "LlamaForCausalLM", "Tesla T4"),
-        (HARDWARE, "NobodysForCausalLM", "no class for NobodysForCausalLM"),
-    ],
-)
-def test_what_it_has_no_way_to_serve_it_declines(
-    backend: TensorRtLlmBackend,
-    llama: Path,
-    tmp_path: Path,
-    hardware: Hardware,
-    architecture: str,
-    reason: str,
-) -> None:
-    checkpoint = shutil.copytree(llama, tmp_path / "checkpoint")
-    (checkpoint / "config.json").write_text(json.dumps({"architectures": [architecture]}))
-
-    assert reason in backend.declines(request_for(checkpoint, hardware=hardware))
-
-
-def test_it_declines_neither_what_it_serves_nor_what_is_broken(
-    backend: TensorRtLlmBackend, llama: Path, tmp_path: Path
-) -> None:
-    assert backend.declines(request_for(llama)) == ""
-    assert backend.declines(request_for(tmp_path)) == ""
-
-
-@pytest.mark.parametrize(
-    ("hardware", "reason"),
-    [
-        (Hardware(), "needs GPUs"),
-        (replace(HARDWARE, product="Tesla T4", architecture="7.5"), "Tesla T4"),
-        (HARDWARE, "trtllm-build"),
-    ],
-)
-def test_the_probe_says_what_is_missing_and_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardware: Hardware, reason: str
-) -> None:
-    monkeypatch.setenv("PATH", "/usr/bin")
-    monkeypatch.delenv("ENGINESHED_TRITON_DIR", raising=False)
-
-    probe = TensorRtLlmBackend(hardware, tmp_path).probe()
-
-    assert not probe.available
-    assert reason in probe.reason
-
-
-def test_the_probe_tells_the_versions(image: StandInImage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINESHED_IMAGE_DIGEST", "sha256:77")
-
-    probe = TensorRtLlmBackend(HARDWARE, image.app).probe()
-
-    assert probe.available
-    assert probe.versions is not None
-    assert probe.versions["tensorrt_llm"] == "1.2.1"
-    assert probe.versions["tensorrt"] == "10.14.1.48"
-    assert probe.versions["image"] == "sha256:77"

@@ -12,21 +12,16 @@ from hypothesis import strategies as st
 from tests.standins.tensorrt_llm import StandInImage, make_image
 
 from engineshed.agent.engines.cache import cache_key
-from engineshed.agent.engines.interface import BuildRequest, Checkpoint, Hardware
+from engineshed.agent.engines.interface import BuildRequest, Checkpoint
 from engineshed.agent.engines.tensorrt_llm.backend import TensorRtLlmBackend
 
 from .checkpoints import MAX_CONTEXT, write_checkpoint
-
-GIB = 2**30
-H100 = Hardware("NVIDIA H100 80GB HBM3", 1, 80 * GIB, "9.0", "590")
+from .trtllm import GIB, H100, in_image
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInImage]:
-    made = make_image(tmp_path_factory.mktemp("image"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment(nvml=False).items():
-            patch.setenv(name, value)
+    with in_image(tmp_path_factory.mktemp("image")) as made:
         yield made
 
 

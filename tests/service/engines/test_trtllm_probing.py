@@ -1,0 +1,120 @@
+"""What TensorRT-LLM's back end can serve on a host, and what it leaves to others or refuses."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.standins.tensorrt_llm import StandInImage
+
+from engineshed.agent.engines.interface import EngineBuildError, Hardware
+from engineshed.agent.engines.tensorrt_llm.backend import TensorRtLlmBackend
+
+from .checkpoints import write_checkpoint
+from .trtllm import GIB, H100, in_image, request_for
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInImage]:
+    with in_image(tmp_path_factory.mktemp("image")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint("llama", tmp_path_factory.mktemp("llama"), dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def backend(image: StandInImage) -> TensorRtLlmBackend:
+    return TensorRtLlmBackend(H100, image.app)
+
+
+@pytest.mark.parametrize("line", ["no JSON", '{"content": "w3"}', '{"text": 3}'])
+def test_texts_that_are_none_are_named_by_their_line(
+    image: StandInImage, llama: Path, tmp_path: Path, line: str
+) -> None:
+    (tmp_path / "train.jsonl").write_text(f'{{"text": "w3"}}\n{line}\n')
+    backend = TensorRtLlmBackend(H100, image.app, tmp_path)
+
+    with pytest.raises(EngineBuildError, match="line 2 of") as caught:
+        backend.recipe(request_for(llama, quantization="fp8"))
+
+    assert caught.value.code == "NO_CALIBRATION_DATA"
+
+
+def test_a_model_that_is_too_large_is_told_with_the_numbers(
+    backend: TensorRtLlmBackend, llama: Path
+) -> None:
+    small = replace(H100, memory_bytes=1 * GIB)
+
+    fit = backend.fits(request_for(llama, hardware=small))
+
+    assert not fit.fits
+    assert fit.needed_bytes > fit.available_bytes == 1 * GIB
+    assert "it has 1.0 GiB" in fit.reason
+    assert backend.fits(request_for(llama)).fits
+
+
+@pytest.mark.parametrize(
+    ("hardware", "architecture", "reason"),
+    [
+        (Hardware(), "LlamaForCausalLM", "GPUs of NVIDIA"),
+        (replace(H100, product="Tesla T4", architecture="7.5"), "LlamaForCausalLM", "Tesla T4"),
+        (H100, "NobodysForCausalLM", "no class for NobodysForCausalLM"),
+    ],
+)
+def test_what_it_has_no_way_to_serve_it_declines(
+    backend: TensorRtLlmBackend,
+    llama: Path,
+    tmp_path: Path,
+    hardware: Hardware,
+    architecture: str,
+    reason: str,
+) -> None:
+    checkpoint = shutil.copytree(llama, tmp_path / "checkpoint")
+    (checkpoint / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+
+    assert reason in backend.declines(request_for(checkpoint, hardware=hardware))
+
+
+def test_it_declines_neither_what_it_serves_nor_what_is_broken(
+    backend: TensorRtLlmBackend, llama: Path, tmp_path: Path
+) -> None:
+    assert backend.declines(request_for(llama)) == ""
+    assert backend.declines(request_for(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(
+    ("hardware", "reason"),
+    [
+        (Hardware(), "needs GPUs"),
+        (replace(H100, product="Tesla T4", architecture="7.5"), "Tesla T4"),
+        (H100, "trtllm-build"),
+    ],
+)
+def test_the_probe_says_what_is_missing_and_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hardware: Hardware, reason: str
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.delenv("ENGINESHED_TRITON_DIR", raising=False)
+
+    probe = TensorRtLlmBackend(hardware, tmp_path).probe()
+
+    assert not probe.available
+    assert reason in probe.reason
+
+
+def test_the_probe_tells_the_versions(image: StandInImage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINESHED_IMAGE_DIGEST", "sha256:77")
+
+    probe = TensorRtLlmBackend(H100, image.app).probe()
+
+    assert probe.available
+    assert probe.versions is not None
+    assert probe.versions["tensorrt_llm"] == "1.2.1"
+    assert probe.versions["tensorrt"] == "10.14.1.48"
+    assert probe.versions["image"] == "sha256:77"
