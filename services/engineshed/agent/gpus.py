@@ -13,6 +13,8 @@ from typing import Final
 import pynvml
 import structlog
 
+from engineshed.gpus import usage_of
+
 _FORMS: Final = re.compile(r"(sxm|pcie|nvl)\d*")
 _MEMORY: Final = re.compile(r"(\d+)gb?")
 _LEFT_OUT: Final = re.compile(r"nvidia|tesla|geforce|generation|hbm\d+e?")
@@ -58,15 +60,6 @@ class Found:
     """In the driver's order, which is that of the PCI bus. Never empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one GPU is used for at the moment, by whomever."""
-
-    memory_bytes: int
-    utilization: float
-    """Of the last sample's time (under a second), the share in which it computed, 0 to 1."""
-
-
 def find_gpus() -> Found | None:
     """Return the GPUs of this host; None: it has none.
 
@@ -88,18 +81,6 @@ def find_gpus() -> Found | None:
     return Found(driver, _of_one_type(gpus)) if gpus else None
 
 
-def usage_of(gpu: Gpu) -> Usage | None:
-    """Return how a GPU that was found is used; None: it does not say, or fell off the bus."""
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid)
-        used = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2).used
-        rates = pynvml.nvmlDeviceGetUtilizationRates(handle)
-    except pynvml.NVMLError as error:
-        log.warning("gpu_not_answering", gpu=gpu.uuid, error=str(error))
-        return None
-    return Usage(used, rates.gpu / 100)
-
-
 def engine_memory(gpus: Sequence[Gpu], cache_bytes: int) -> int:
     """Return what the engine that has these GPUs alone takes of the fullest one, bytes. Blocks.
 
@@ -112,7 +93,7 @@ def engine_memory(gpus: Sequence[Gpu], cache_bytes: int) -> int:
         with its cache, so what is in use says nothing while the size of that is unknown.
 
     """
-    used = [usage.memory_bytes for gpu in gpus if (usage := usage_of(gpu))]
+    used = [usage.memory_bytes for gpu in gpus if (usage := usage_of(gpu.uuid))]
     return max(max(used) - cache_bytes, 0) if cache_bytes and used else 0
 
 

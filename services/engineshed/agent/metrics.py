@@ -12,9 +12,10 @@ from prometheus_client.registry import Collector
 from engineshed.agent.builds import Builds
 from engineshed.agent.connection import SchedulerConnection
 from engineshed.agent.engines import shelf
-from engineshed.agent.gpus import Gpu, usage_of
+from engineshed.agent.gpus import Gpu
 from engineshed.agent.reconciler import Reconciler
 from engineshed.api.scheduler.v1.endpoint_service_pb2 import Replica
+from engineshed.gpus import usage_of
 from engineshed.telemetry import counter, gauge
 
 
@@ -89,7 +90,7 @@ class GpuMetrics(Collector):
         """Return the metrics; it asks the driver. A GPU that does not answer is left out."""
         labels = ("gpu", "uuid")
         seen = [((str(index), gpu.uuid), gpu) for index, gpu in enumerate(self._gpus)]
-        used = [(key, usage) for key, gpu in seen if (usage := usage_of(gpu))]
+        used = [(key, usage) for key, gpu in seen if (usage := usage_of(gpu.uuid))]
         yield gauge(
             "engineshed_agent_gpu_memory_bytes",
             "The memory of each GPU that programs may use.",

@@ -5,6 +5,7 @@ or once it has no request (exit status 0), or because it cannot serve (1); statu
 """
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from engineshed.replica.engines import connect
 from engineshed.replica.errors import unavailable
 from engineshed.replica.failure import ReplicaFailedError
 from engineshed.replica.gauges import read_gauges
+from engineshed.replica.gpu_metrics import GpuMetrics
 from engineshed.replica.health import EngineWatch, canary, patiently
 from engineshed.replica.metrics import Metrics
 from engineshed.replica.prompts import Prompts
@@ -67,7 +69,8 @@ class Front:
         self._admission = Admission(
             max_requests(spec, manifest.max_concurrent), manifest.max_concurrent
         )
-        self._metrics = Metrics(spec.routing_key, self._admission)
+        self._gpus = GpuMetrics(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        self._metrics = Metrics(spec.routing_key, self._admission, self._gpus)
         self._api = Api(spec.routing_key, spec.secret, self._admission, self.metrics)
         self._web = WebServer(self._api, spec.listen_host, tls)
         self._rpc = RpcServer(
@@ -142,10 +145,7 @@ class Front:
 
     async def metrics(self) -> tuple[str, str]:
         """Return the front's metrics and Triton's."""
-        triton = await self._triton.metrics() if self._triton else ""
-        self._metrics.engine = engine = read_gauges(triton)
-        if (tokens := engine.kv_cache_tokens or 0) > self.state.kv_cache_tokens:
-            self._status.change(kv_cache_tokens=tokens)
+        triton, _ = await asyncio.gather(self._look_at_engine(), self._gpus.look())
         return self._metrics.text(), triton
 
     async def _finish(self, stop: asyncio.Event) -> None:
@@ -187,7 +187,7 @@ class Front:
                 "the engine was loaded, but fails a test request: "
                 f"{error or f'no answer in {_FIRST_ANSWER_SECONDS} s'}",
             ) from error
-        await self.metrics()  # the state says from it how much the engine's cache holds
+        await self._look_at_engine()  # the state says from it how much the engine's cache holds
         # An iteration of a compiled engine takes milliseconds; one on a CPU may take a minute.
         compiled = self._manifest.engine_kind == "tensorrt"
         watch = EngineWatch(serving, self._iteration if compiled else None)
@@ -199,8 +199,16 @@ class Front:
 
     async def _iteration(self) -> float | None:
         """Return how many iterations the engine has done, if it tells."""
-        await self.metrics()
+        await self._look_at_engine()
         return self._metrics.engine.iteration
+
+    async def _look_at_engine(self) -> str:
+        """Take note of what Triton's metrics tell of the engine; return them."""
+        triton = await self._triton.metrics() if self._triton else ""
+        self._metrics.engine = engine = read_gauges(triton)
+        if (tokens := engine.kv_cache_tokens or 0) > self.state.kv_cache_tokens:
+            self._status.change(kv_cache_tokens=tokens)
+        return triton
 
     async def _load(self) -> tuple[TritonServer, Tokenizer]:
         """Start Triton with the engine, and load the tokenizer meanwhile."""

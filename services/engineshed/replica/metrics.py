@@ -34,14 +34,15 @@ class Metrics:
 
     """
 
-    def __init__(self, model: str, admission: Admission) -> None:
+    def __init__(self, model: str, admission: Admission, *others: Collector) -> None:
+        """Measure what is asked of `model`; `others` are shown on the same page."""
         self._model = model
         self.engine = Gauges()
         # Else each has a series more, with the time of its making.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self._registry = CollectorRegistry()
-        self._registry.register(_AdmissionCollector(admission))
-        self._registry.register(_EngineCollector(self))
+        for collector in (_AdmissionCollector(admission), _EngineCollector(self), *others):
+            self._registry.register(collector)
         names = (_OPERATION, _MODEL)
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from engineshed.agent.gpus import Gpu, usage_of
+from engineshed.gpus import usage_of
 
 FILE_NAME: Final = "build_memory.json"
 """Beside an engine, and no part of it: two builds of one engine never take the same."""
@@ -15,13 +15,13 @@ class MemoryPeak:
     """The peak of the fullest of some GPUs, as far as it is looked at."""
 
     def __init__(self, uuids: Sequence[str]) -> None:
-        self._gpus = [Gpu(uuid, "", 0, "") for uuid in uuids]
+        self._uuids = list(uuids)
         self._bytes = 0
 
     def look(self) -> None:
         """Look at the GPUs now; one that does not answer is not asked again."""
-        used = {gpu: usage_of(gpu) for gpu in self._gpus}
-        self._gpus = [gpu for gpu, usage in used.items() if usage]
+        used = {uuid: usage_of(uuid) for uuid in self._uuids}
+        self._uuids = [uuid for uuid, usage in used.items() if usage]
         seen = (usage.memory_bytes for usage in used.values() if usage)
         self._bytes = max(self._bytes, *seen, 0)
 

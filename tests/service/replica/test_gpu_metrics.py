@@ -1,0 +1,49 @@
+"""What a front says of the GPUs that its replica was given; the driver is a stand-in."""
+
+import json
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from tests.metrics import sample
+from tests.service.agent import stand_in_driver
+
+from .conftest import Start
+from .fronts import Front
+
+GPUS = [
+    {"uuid": "GPU-a", "used": 1 << 30, "gpu": 25},
+    {"uuid": "GPU-b", "used": 2 << 30, "gpu": 50},
+    {"uuid": "GPU-c", "answers": False},
+]
+WITH_GPUS = {
+    "PYTHONPATH": str(Path(*stand_in_driver.__path__)),
+    "STAND_IN_GPUS": json.dumps(GPUS),
+}
+
+
+async def page(front: Front) -> str:
+    async with front.get("/metrics") as response:
+        return await response.text()
+
+
+async def test_its_own_gpus_show_but_for_those_that_do_not_answer(start: Start) -> None:
+    front = await start(environment=WITH_GPUS | {"CUDA_VISIBLE_DEVICES": "GPU-b,GPU-c"})
+    await front.ready()
+
+    text = await page(front)
+
+    mine = {"gpu": "0", "uuid": "GPU-b"}
+    assert sample(text, "engineshed_replica_gpu_memory_bytes", **mine) == 150109880320
+    assert sample(text, "engineshed_replica_gpu_memory_used_bytes", **mine) == 2 << 30
+    assert sample(text, "engineshed_replica_gpu_utilization_ratio", **mine) == 0.5
+    shown = {
+        one.labels["uuid"]
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+        if family.name.startswith("engineshed_replica_gpu_")
+    }
+    assert shown == {"GPU-b"}
+
+
+async def test_a_replica_on_a_cpu_shows_none(front: Front) -> None:
+    assert "engineshed_replica_gpu_" not in await page(front)
