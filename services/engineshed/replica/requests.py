@@ -4,15 +4,10 @@ Parameters that this API does not honour may stand at the value that changes not
 clients send that spell out OpenAI's defaults.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     JsonValue,
@@ -24,12 +19,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from engineshed.replica.engine import Guide
 from engineshed.replica.errors import ApiError, invalid
+from engineshed.replica.response_format import ResponseFormat
+from engineshed.replica.strictness import Strict, only, unless_null
 
 MAX_N: Final = 8
 MAX_PROMPTS: Final = 64
 MAX_STOP_WORDS: Final = 4
 MAX_STOP_LENGTH: Final = 1000
-MAX_SCHEMA_BYTES: Final = 64 * 1024
 
 R = TypeVar("R", bound="GenerationRequest")
 
@@ -37,22 +33,6 @@ _MANY_ERRORS: Final = 1000
 """From so many on, telling the first of them would take as long as telling all."""
 _TAGS: Final = ("<one>", "<many>", "<ids>", "<lists>")
 """Names of a union's members: pydantic puts them into the path, where nobody wants them."""
-
-
-def _only(*allowed: JsonValue) -> AfterValidator:
-    """Accept nothing but values that change nothing."""
-
-    def check(value: JsonValue) -> JsonValue:
-        if value in allowed:
-            return value
-        if allowed == (None,):
-            raise PydanticCustomError("unsupported", "is not supported; leave it out")
-        shown = " or ".join(repr(one) for one in allowed if one is not None)
-        raise PydanticCustomError(
-            "unsupported", "is not supported; leave it out or send {shown}", {"shown": shown}
-        )
-
-    return AfterValidator(check)
 
 
 def _by_shape(value: object) -> str:
@@ -68,40 +48,31 @@ def _one_or_many(value: object) -> str:
     return "<many>" if isinstance(value, list) else "<one>"
 
 
-def _or(default: object) -> BeforeValidator:
-    """Take null for the default."""
-    return BeforeValidator(lambda value: default if value is None else value)
-
-
 # Parameters that are accepted where they change nothing.
-Unset: TypeAlias = Annotated[JsonValue, _only(None)]
-UnsetOrEmpty: TypeAlias = Annotated[JsonValue, _only(None, [])]
+Unset: TypeAlias = Annotated[JsonValue, only(None)]
+UnsetOrEmpty: TypeAlias = Annotated[JsonValue, only(None, [])]
 
-Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), _or(0.0)]
+Penalty: TypeAlias = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False), unless_null(0.0)]
 Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 StopWord: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """Options of a stream."""
 
-    include_usage: Annotated[bool, _or(False)] = False
-    include_obfuscation: Annotated[JsonValue, _only(None, False)] = None
+    include_usage: Annotated[bool, unless_null(False)] = False
+    include_obfuscation: Annotated[JsonValue, only(None, False)] = None
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A part of a message's content."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(_Strict):
+class Message(Strict):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -126,59 +97,14 @@ class Message(_Strict):
         return "\n".join(part.text for part in self.content)
 
 
-class JsonSchema(_Strict):
-    """What a JSON answer must look like."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    description: str | None = None
-    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
-    strict: bool | None = None  # an engine that is held to a schema is held to it strictly
-
-    @property
-    def canonical(self) -> str:
-        """The schema as JSON without spaces, its keys in their order: answers follow that order."""
-        return json.dumps(self.schema_, ensure_ascii=False, separators=(",", ":"))
-
-
-class ResponseFormat(_Strict):
-    """What an answer is held to."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _a_schema_where_it_belongs(self) -> "ResponseFormat":
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise PydanticCustomError(
-                "response_format",
-                'must have json_schema when its type is "json_schema", and only then',
-            )
-        if self.json_schema and len(self.json_schema.canonical.encode()) > MAX_SCHEMA_BYTES:
-            raise PydanticCustomError(
-                "response_format",
-                "has a schema of more than {limit} KiB",
-                {"limit": MAX_SCHEMA_BYTES // 1024},
-            )
-        return self
-
-    @property
-    def guide(self) -> Guide | None:
-        """What an engine is told; None: it is free."""
-        if self.type == "text":
-            return None
-        if self.json_schema is None:
-            return Guide("json")
-        return Guide("json_schema", self.json_schema.canonical)
-
-
-class GenerationRequest(_Strict):
+class GenerationRequest(Strict):
     """What both kinds of requests have."""
 
     model: str | None = None
     max_tokens: Count | None = None
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), _or(1.0)] = 1.0
-    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _or(1.0)] = 1.0
-    n: Annotated[int, Field(ge=1, le=MAX_N), _or(1)] = 1
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), unless_null(1.0)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), unless_null(1.0)] = 1.0
+    n: Annotated[int, Field(ge=1, le=MAX_N), unless_null(1)] = 1
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: (
         Annotated[
@@ -190,14 +116,14 @@ class GenerationRequest(_Strict):
         ]
         | None
     ) = None
-    stream: Annotated[bool, _or(False)] = False
+    stream: Annotated[bool, unless_null(False)] = False
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
     # Not OpenAI's but vLLM's.
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31), _or(0)] = 0
+    min_tokens: Annotated[int, Field(ge=0, lt=2**31), unless_null(0)] = 0
     user: str | None = None
-    logit_bias: Annotated[JsonValue, _only(None, {})] = None
+    logit_bias: Annotated[JsonValue, only(None, {})] = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> "GenerationRequest":
@@ -264,15 +190,15 @@ class ChatRequest(GenerationRequest):
     safety_identifier: str | None = None
     service_tier: Literal["auto", "default"] | None = None
     parallel_tool_calls: bool | None = None
-    store: Annotated[JsonValue, _only(None, False)] = None
-    logprobs: Annotated[bool, _or(False)] = False
-    top_logprobs: Annotated[JsonValue, _only(None, 0)] = None
+    store: Annotated[JsonValue, only(None, False)] = None
+    logprobs: Annotated[bool, unless_null(False)] = False
+    top_logprobs: Annotated[JsonValue, only(None, 0)] = None
     response_format: ResponseFormat | None = None
-    modalities: Annotated[JsonValue, _only(None, ["text"])] = None
+    modalities: Annotated[JsonValue, only(None, ["text"])] = None
     tools: UnsetOrEmpty = None
-    tool_choice: Annotated[JsonValue, _only(None, "none", "auto")] = None
+    tool_choice: Annotated[JsonValue, only(None, "none", "auto")] = None
     functions: UnsetOrEmpty = None
-    function_call: Annotated[JsonValue, _only(None, "none", "auto")] = None
+    function_call: Annotated[JsonValue, only(None, "none", "auto")] = None
     audio: Unset = None
     prediction: Unset = None
     prompt_cache_retention: Unset = None
@@ -327,10 +253,10 @@ class CompletionRequest(GenerationRequest):
         ],
         Discriminator(_by_shape),
     ]
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31), _or(16)] = 16
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31), unless_null(16)] = 16
     best_of: int | None = None
-    echo: Annotated[JsonValue, _only(None, False)] = None
-    logprobs: Annotated[JsonValue, _only(None, 0)] = None
+    echo: Annotated[JsonValue, only(None, False)] = None
+    logprobs: Annotated[int | None, only(None, 0)] = None
     suffix: Unset = None
 
     @model_validator(mode="after")
