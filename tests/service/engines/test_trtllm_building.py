@@ -24,6 +24,7 @@ from engineshed.agent.engines.interface import (
     Runtime,
 )
 from engineshed.agent.engines.tensorrt_llm.backend import TensorRtLlmBackend
+from engineshed.agent.engines.tensorrt_llm.marks import Marks
 from engineshed.triton.engine import MODEL_NAME, EngineManifest
 
 from .checkpoints import END_ID, MAX_CONTEXT, VOCABULARY, write_checkpoint
@@ -242,3 +243,17 @@ async def test_without_a_tensorrt_class_the_llm_api_serves_and_it_is_said(
     quantized = replace(request, quantization="int8_wo")
     with pytest.raises(EngineBuildError, match="serves a checkpoint as it is"):
         backend.recipe(quantized)
+
+
+def test_lines_of_the_log_tell_how_far_a_build_is(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("[TRT-LLM] [I] Build TensorRT engine Unnamed Network 0\n")
+    marks = Marks(log)
+    assert marks.seen() == 0  # that was before
+
+    with log.open("a") as file:
+        file.write("[I] Total optimization profiles added: 1\n[I] Build TensorRT eng")
+    assert marks.seen() == 1
+    with log.open("a") as file:
+        file.write("ine Unnamed Network 0\n[I] something else\n")
+    assert marks.seen() == 2

@@ -6,7 +6,7 @@ import pytest
 
 from engineshed.agent.engines.interface import EngineBuildError
 from engineshed.agent.engines.tensorrt_llm.host import Room, check_room
-from engineshed.agent.engines.tensorrt_llm.watch import Sample, Watch, share_of_bytes
+from engineshed.agent.engines.tensorrt_llm.watch import Sample, Watch, share
 
 STALL = 100.0
 GB = 10**9
@@ -62,10 +62,10 @@ def test_cpu_that_ends_with_a_process_is_no_sign_of_life() -> None:
     assert stalled[0] == STALL
 
 
-def test_progress_is_what_is_written_and_never_whole_before_the_end() -> None:
-    assert share_of_bytes(50, 100) == 0.5
-    assert share_of_bytes(500, 100) == 0.99
-    assert share_of_bytes(5, 0) == 0.0
+def test_progress_is_what_is_there_and_never_whole_before_the_end() -> None:
+    assert share(50, 100) == 0.5
+    assert share(500, 100) == 0.99
+    assert share(5, 0) == 0.0
 
 
 def test_a_host_with_enough_of_everything_gives_no_concern() -> None:

@@ -13,6 +13,7 @@ checkpoint itself (`engine_kind: pytorch`).
     watch        whether a child still does something
     build        the steps, one after the other
     child        one step: a program in a session of its own, watched
+    marks, peak  how far it is, and the GPUs' memory that it was seen to take
     host         what the host has left, and whether that suffices
     result       what came out, compared with what was asked for
     render       the Triton model

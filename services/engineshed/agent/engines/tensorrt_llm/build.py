@@ -38,6 +38,7 @@ from engineshed.agent.engines.tensorrt_llm.arguments import (
 from engineshed.agent.engines.tensorrt_llm.child import Step, run_step
 from engineshed.agent.engines.tensorrt_llm.families import FAMILY_OF
 from engineshed.agent.engines.tensorrt_llm.host import check_room, room_for_builds
+from engineshed.agent.engines.tensorrt_llm.marks import MARKS_OF_A_RANK, Marks
 from engineshed.agent.engines.tensorrt_llm.peak import MemoryPeak
 from engineshed.agent.engines.tensorrt_llm.plan import BuildPlan, memory_plan
 from engineshed.agent.engines.tensorrt_llm.render import (
@@ -49,7 +50,7 @@ from engineshed.agent.engines.tensorrt_llm.render import (
 from engineshed.agent.engines.tensorrt_llm.result import check_converted, check_engine
 from engineshed.agent.engines.tensorrt_llm.shape import Model, end_ids
 from engineshed.agent.engines.tensorrt_llm.toolchain import Toolchain, toolchain_environment
-from engineshed.agent.engines.tensorrt_llm.watch import share_of_bytes
+from engineshed.agent.engines.tensorrt_llm.watch import share
 from engineshed.fit import estimate
 from engineshed.triton.engine import EngineFile, EngineManifest
 from engineshed.triton.signatures import Phase
@@ -148,6 +149,7 @@ class _Build:
     async def _verify(self) -> dict[str, EngineFile]:
         layout, gpus = self._order.layout, self._plan.tp_size
         self._progress("verifying", 0.0)
+        self._log.touch()
         if not any(_TOKENIZER.fullmatch(name) for name in layout.files):
             raise EngineBuildError(
                 "NO_TOKENIZER",
@@ -224,9 +226,11 @@ class _Build:
 
     async def _run(self, stage: str, phase: Phase, command: tuple[str, ...], output: Path) -> None:
         expected = self._order.layout.weights_bytes
+        marks = await asyncio.to_thread(Marks, self._log)
 
         def look(written: int) -> None:
-            self._progress(stage, share_of_bytes(written, expected))
+            marked = share(marks.seen(), MARKS_OF_A_RANK * self._plan.tp_size)
+            self._progress(stage, max(share(written, expected), marked))
             self._peak.look()
 
         step = Step(stage, phase, command, self._env, self._scratch, output)

@@ -56,6 +56,6 @@ class Watch:
         return ""
 
 
-def share_of_bytes(written: int, expected: int) -> float:
-    """Return how much of the expected bytes is there, as a fraction below 1 until it has ended."""
-    return min(written / expected, 0.99) if expected else 0.0
+def share(done: int, expected: int) -> float:
+    """Return how much of what is expected is there, below 1 until it has ended."""
+    return min(done / expected, 0.99) if expected else 0.0
