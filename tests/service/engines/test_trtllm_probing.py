@@ -1,6 +1,7 @@
 """What TensorRT-LLM's back end can serve on a host, and what it leaves to others or refuses."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -86,6 +87,26 @@ def test_it_declines_neither_what_it_serves_nor_what_is_broken(
 ) -> None:
     assert backend.declines(request_for(llama)) == ""
     assert backend.declines(request_for(tmp_path)) == ""
+
+
+def test_a_toolchain_that_does_not_answer_is_no_reason_to_serve_otherwise(
+    image: StandInImage, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python3"
+    versions = '{"tensorrt_llm": "1.2.1", "tensorrt": "10"}'
+    broken.write_text(
+        '#!/bin/sh\ncase "$2" in *metadata*) '
+        f"echo '{versions}';; *) echo no libcuda >&2; exit 1;; esac\n"
+    )
+    broken.chmod(0o755)
+    (tmp_path / "trtllm-build").write_text(f"#!{broken}\n")
+    (tmp_path / "trtllm-build").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    with pytest.raises(EngineBuildError, match="no libcuda") as caught:
+        TensorRtLlmBackend(H100, image.app).declines(request_for(llama))
+
+    assert (caught.value.code, caught.value.retryable) == ("TOOLCHAIN_MISSING", True)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,10 @@ class EngineBackend(Protocol):
 
         It looks at what kind of model and of hardware it is, not at what is asked of them: that is
         refused by `fits`. May block for as long as it takes to ask the back end's own libraries.
+
+        Raises:
+            EngineBuildError: they do not answer.
+
         """
         ...
 

@@ -99,18 +99,20 @@ class TensorRtLlmBackend:
         return Probe(available=True, versions=self.fingerprint())
 
     def declines(self, request: BuildRequest) -> str:
-        """Decline GPUs that are too old, and models that TensorRT-LLM has no class for."""
+        """Decline GPUs that are too old, and models that TensorRT-LLM has no class for.
+
+        Raises:
+            EngineBuildError: TensorRT-LLM does not say what it has; another back end must not step
+                in for what may be a moment.
+
+        """
         if request.hardware.product == "cpu":
             return "it needs GPUs of NVIDIA"
         if why := self._too_old(request.hardware):
             return why
         if not (architecture := _architecture(request.checkpoint.directory)):
             return ""  # the checkpoint is not as it should be, which its build says better
-        try:
-            known = self._compiles(architecture) or self._interprets(architecture)
-        except EngineBuildError as error:
-            return error.message
-        if known:
+        if self._compiles(architecture) or self._interprets(architecture):
             return ""
         return f"TensorRT-LLM {self._toolchain.tensorrt_llm} has no class for {architecture}"
 
