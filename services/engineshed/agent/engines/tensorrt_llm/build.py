@@ -179,10 +179,8 @@ class _Build:
             arguments = quantize_arguments(plan, self._model, texts, converted)
             script, stage = toolchain.quantize, "quantizing"
         else:
-            script, stage = (
-                toolchain.scripts[FAMILY_OF[self._order.model.architecture]],
-                "converting",
-            )
+            family = FAMILY_OF[self._order.model.architecture]
+            script, stage = toolchain.scripts[family], "converting"
             options = await self._options(script)
             arguments = convert_arguments(plan, options, self._model, converted)
         command = (str(toolchain.interpreter), str(script), *arguments)
