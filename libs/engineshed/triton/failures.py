@@ -60,7 +60,7 @@ _MPI_ABORT: Final = re.compile(r"MPI_ABORT was invoked", re.IGNORECASE)
 _STUB_STARTS: Final = re.compile(r"Starting Python backend stub", re.IGNORECASE)
 _ERROR: Final = re.compile(
     r"\[TensorRT-LLM\]\[ERROR\]"
-    r"|\[(TRT-LLM|TRT|TensorRT-LLM)\] \[E\]"
+    r"|\[(TRT-LLM|TRT|TensorRT-LLM)\]( \[RANK \d+\])? \[E\]"
     r"|^E\d{4} \d\d:\d\d:\d\d"  # glog's
     r"|^\d{4}-\d\d-\d\dT[\d:.]+Z? E "  # the same of Triton with --log-format=ISO8601
     r"|^\S+: error: "  # argparse's

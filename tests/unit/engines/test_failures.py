@@ -123,6 +123,7 @@ def test_what_can_only_be_seen_by_others_has_advice_too() -> None:
         "[TensorRT-LLM][ERROR] first",
         "[11/27/2026-12:00:00] [TRT-LLM] [E] first",
         "[11/27/2026-12:00:00] [TRT] [E] first",
+        "[11/27/2026-12:00:00] [TRT-LLM] [RANK 1] [E] first",
         "E1127 12:00:00.123456 77 model.cc:10] first",
         "2026-11-27T12:00:00Z E 77 model.cc:10] first",
     ],
