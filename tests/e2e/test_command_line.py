@@ -42,6 +42,7 @@ def test_a_checkpoint_becomes_an_answer_by_the_command_line_alone(stack: Stack) 
     assert "locomotive" in shed(stack, "chat", "by-hand", "What is an engine shed?")
     assert "by-hand" in shed(stack, "endpoints", "list")
     assert "ReplicaReady" in shed(stack, "events", made["endpoint_id"])
+    assert "gen_ai_server_request_duration_seconds" in shed(stack, "metrics", "by-hand")
     everything = shed(stack, "events")
     assert f"endpoint/{made['endpoint_id']} EndpointCreated" in everything
     assert "NodeJoined" in everything  # for an operator

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from tests.e2e.checkpoints import make_checkpoint
 from tests.e2e.stack import Json, Stack, wait_for
+from tests.metrics import sample as metric
 
 ENDPOINTS = "/v0/dedicated_endpoints"
 
@@ -294,6 +295,21 @@ def test_logs_events_and_lineage_tell_the_whole_story(stack, sample) -> None:
     times = [line["time"] for line in logs]
     assert times == sorted(times, reverse=True)
     assert stack.token not in str(events) + str(lineage) + str(logs)
+
+
+def test_an_owner_sees_what_the_replicas_of_an_endpoint_measure(stack, sample) -> None:
+    assert stack.chat(sample["routing_key"], "What is an engine shed?").is_success
+
+    with stack.client() as client:
+        answer = client.get(f"{ENDPOINTS}/{sample['endpoint_id']}/metrics")
+
+    assert answer.status_code == 200, answer.text
+    (replica,) = stack.endpoint(sample["endpoint_id"])["replicas"]
+    of_it = {"replica_id": replica["replica_id"]}
+    assert metric(answer.text, "engineshed_endpoint_replicas") == 1
+    assert metric(answer.text, "engineshed_endpoint_replicas_unheard") == 0
+    assert metric(answer.text, "gen_ai_server_request_duration_seconds_count", **of_it) >= 1
+    assert f'nv_inference_count{{replica_id="{replica["replica_id"]}"' in answer.text
 
 
 def test_logs_of_a_time_are_read_by_source_and_page(stack, sample) -> None:

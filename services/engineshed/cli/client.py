@@ -74,6 +74,13 @@ class Client:
         """Return the object at `path`."""
         return self._call("GET", path, params=query)
 
+    def text(self, path: str) -> str:
+        """Return what is at `path` and is no JSON."""
+        with _explained(self.url):
+            answer = self._http.get(path)
+        _check(answer)
+        return answer.text
+
     def post(self, path: str, body: Mapping[str, object] | None = None) -> Json:
         """Send `body`; the gateway does it once, however often the request reaches it."""
         return self._call("POST", path, json=body, headers={"idempotency-key": str(ULID())})

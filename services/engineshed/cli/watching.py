@@ -1,4 +1,4 @@
-"""`shed logs` and `shed events`: what happens."""
+"""`shed logs`, `shed events` and `shed metrics`: what happens."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -83,6 +83,13 @@ def events(
     items = client.follow(path) if follow else _pages(client, path)
     for item in items:
         print_event(item, output, of="" if endpoint else item["stream"])
+
+
+def metrics(endpoint: Reference) -> None:
+    """Show what an endpoint's replicas measure, in Prometheus' text form."""
+    client = Client(find_connection())
+    path = f"{ENDPOINTS}/{find(client, endpoint)['endpoint_id']}/metrics"
+    typer.echo(client.text(path), nl=False)
 
 
 def moment(text: str, now: datetime) -> str:

@@ -63,7 +63,7 @@ async def serve(stop: asyncio.Event) -> None:
             FreshGrants(tokens, settings.token_staleness_seconds),
             introspection(catalog),
         )
-        services = Services(catalog, scheduler, bus, directory, routes)
+        services = Services(catalog, scheduler, bus, directory, routes, fronts)
         admission, forwarder = Admission(directory), Forwarder(fronts, Balancer())
         waking = Waking(routes.entries, admission, forwarder, wake_over(scheduler), news, metrics)
         app = Gateway(

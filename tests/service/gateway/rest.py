@@ -15,6 +15,7 @@ from engineshed.api.scheduler.v1.route_pb2 import Route
 from engineshed.auth import Principal, UnauthenticatedError
 from engineshed.gateway.app import Gateway
 from engineshed.gateway.controlplane import control_plane, schemas
+from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.metrics import GatewayMetrics
 from engineshed.gateway.regions import Regions
 from engineshed.telemetry import Exposition
@@ -58,9 +59,10 @@ class Scheduler:
 
 
 class Routes:
-    """Keeps what was waited for, which is there at once."""
+    """Has the routes that it is given, and keeps what was waited for, which is there at once."""
 
     def __init__(self) -> None:
+        self.entries: dict[str, Route] = {}
         self.awaited: list[tuple[str, Callable[[Route], bool]]] = []
 
     async def until(self, routing_key: str, usable: Callable[[Route], bool]) -> None:
@@ -94,14 +96,15 @@ def fields(problem: dict[str, Any]) -> list[str]:
     return [item["field"] for item in problem["errors"]]
 
 
-def application(scheduler: Scheduler, routes: Routes) -> Gateway:
-    """Return a gateway that asks `scheduler` whatever is asked of it."""
+def application(scheduler: Scheduler, routes: Routes, fronts: Fronts | None = None) -> Gateway:
+    """Return a gateway that asks `scheduler` whatever is asked of it, and replicas by `fronts`."""
     services: Any = SimpleNamespace(
         endpoints=scheduler,
         scheduling=scheduler,
         tokens=scheduler,
         authenticator=Callers(),
         routes=routes,
+        fronts=fronts,
     )
     metrics = GatewayMetrics()
     exposition = Exposition("gateway", metrics)

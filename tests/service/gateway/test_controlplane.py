@@ -208,7 +208,8 @@ async def test_the_document_describes_every_answer_and_every_error(client) -> No
     for path, operations in document["paths"].items():
         for verb, operation in operations.items():
             success = next(answer for status, answer in operation["responses"].items())
-            assert success["content"]["application/json"]["schema"], (verb, path)
+            media = "text/plain" if path.endswith("/metrics") else "application/json"
+            assert success["content"][media]["schema"], (verb, path)
             for status in ("4XX", "5XX"):
                 content = operation["responses"][status]["content"]
                 assert content["application/problem+json"]["schema"]["$ref"].endswith("/Problem")

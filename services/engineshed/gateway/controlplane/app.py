@@ -12,7 +12,15 @@ from structlog.contextvars import bind_contextvars
 from engineshed.api.catalog.v1.template_service_pb2 import ListTemplatesRequest
 from engineshed.api.scheduler.v1.node_service_pb2 import ListNodesRequest, Node
 from engineshed.auth import OPERATOR, ForbiddenError
-from engineshed.gateway.controlplane import catalog, endpoints, estimates, nodes, problems, watching
+from engineshed.gateway.controlplane import (
+    catalog,
+    endpoint_metrics,
+    endpoints,
+    estimates,
+    nodes,
+    problems,
+    watching,
+)
 from engineshed.gateway.controlplane.clients import CallerDep, Services, request_id_of
 from engineshed.gateway.controlplane.description import DescribedApi
 from engineshed.gateway.controlplane.parameters import only_known
@@ -50,6 +58,7 @@ def control_plane(
         estimates.router,
         watching.router,
         watching.all_events,
+        endpoint_metrics.router,
         catalog.router,
         nodes.router,
     ):

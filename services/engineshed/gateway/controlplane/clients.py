@@ -17,6 +17,7 @@ from engineshed.api.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
 from engineshed.api.scheduler.v1.scheduling_service_pb2_grpc import SchedulingServiceStub
 from engineshed.auth import Authenticator, Principal, TokenWatch, UnauthenticatedError
 from engineshed.bus import Bus
+from engineshed.gateway.dataplane.fronts import Fronts
 from engineshed.gateway.routes import Routes
 from engineshed.rpc import caller_metadata
 from engineshed.rpc.call import clean_request_id
@@ -34,6 +35,7 @@ class Services:
         bus: Bus,
         authenticator: Authenticator,
         routes: Routes,
+        fronts: Fronts,
     ) -> None:
         self.organizations = OrganizationServiceStub(catalog)
         self.tokens = TokenServiceStub(catalog)
@@ -46,6 +48,7 @@ class Services:
         self.bus = bus
         self.authenticator = authenticator
         self.routes = routes
+        self.fronts = fronts
 
 
 @dataclass(frozen=True, slots=True)

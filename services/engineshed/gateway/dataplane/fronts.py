@@ -217,12 +217,11 @@ class Fronts:
             OSError: the front cannot be reached, or the connection broke.
             ValueError: the URL is none, or a header has characters that none may have.
         """
-        head = _head(url, path, headers, len(body))
-        while kept := self._take(url):
-            # The front may just be closing it, unused as it was: then there is another one.
-            with contextlib.suppress(ConnectionError):
-                return await kept.ask(head, body)
-        return await (await self._connect(url)).ask(head, body)
+        return await self._ask(url, _head("POST", url, path, headers, len(body)), body)
+
+    async def get(self, url: str, path: str, headers: Mapping[str, str]) -> Answer:
+        """Ask the front at `url` for what is at `path`; the rest is as with `post`."""
+        return await self._ask(url, _head("GET", url, path, headers, 0), b"")
 
     def keep(self, answer: Answer) -> None:
         """Keep a connection that waits for its next request."""
@@ -249,6 +248,13 @@ class Fronts:
             self._sweep.cancel()
         for answer in [one for kept in self._idle.values() for one in kept]:
             answer.close()
+
+    async def _ask(self, url: str, head: bytes, body: bytes) -> Answer:
+        while kept := self._take(url):
+            # The front may just be closing it, unused as it was: then there is another one.
+            with contextlib.suppress(ConnectionError):
+                return await kept.ask(head, body)
+        return await (await self._connect(url)).ask(head, body)
 
     def _take(self, url: str) -> Answer | None:
         kept = self._idle.pop(url, [])
@@ -288,9 +294,9 @@ def _address(url: str) -> tuple[str, int, bool, str]:
     return parts.hostname, parts.port or (443 if secure else 80), secure, parts.netloc
 
 
-def _head(url: str, path: str, headers: Mapping[str, str], length: int) -> bytes:
+def _head(method: str, url: str, path: str, headers: Mapping[str, str], length: int) -> bytes:
     lines = [
-        f"POST {path} HTTP/1.1",
+        f"{method} {path} HTTP/1.1",
         f"host: {_address(url)[3]}",
         *(f"{name}: {value}" for name, value in headers.items()),
         f"content-length: {length}",
