@@ -166,6 +166,7 @@ def lay_out_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (server / "bin/tritonserver", "#!/bin/sh\n"),
         (venv / "bin/python3", f"#!/bin/sh\necho '{packages}'\n"),
         (venv / "bin/trtllm-build", f"#!{venv}/bin/python3\n"),
+        (venv / "bin/mpirun", "#!/bin/sh\n"),
     ):
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(text)
@@ -188,6 +189,7 @@ def test_the_parts_of_an_image_are_found(tmp_path: Path, monkeypatch: pytest.Mon
     assert (toolchain.tensorrt_llm, toolchain.tensorrt) == ("1.2.1", "10.14.1.48")
     assert toolchain.families == ("dbrx", "llama")
     assert all((toolchain.examples, toolchain.quantize, toolchain.template, toolchain.llmapi))
+    assert toolchain.mpirun == str(tmp_path / "opt/venv/bin/mpirun")
 
 
 def test_the_scripts_are_found_where_other_images_have_them(

@@ -62,6 +62,7 @@ EVERYTHING = Facts(
         quantize="/app/examples/quantization/quantize.py",
         template="/app/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt",
         llmapi="/app/all_models/llmapi/tensorrt_llm",
+        mpirun="/usr/local/mpi/bin/mpirun",
     ),
     torch=Torch("2.10.0", "13.1", devices=2, transformers="5.23.0"),
     machine=Machine(32, 32, 256 * GIB, 256 * GIB, 200 * GIB),
@@ -76,7 +77,7 @@ NOTHING = Facts(
     gpus=(),
     traces=Traces("", 0),
     triton=Unseen("Triton is not here"),
-    toolchain=Toolchain("", "", "", "", (), "", "", ""),
+    toolchain=Toolchain("", "", "", "", (), "", "", "", ""),
     torch=Unseen("No package metadata was found for torch"),
     machine=Machine(2, 8, 4 * GIB, 16 * GIB, GIB),
     shared_memory=Space("/dev/shm", 64 << 20, 64 << 20),
@@ -245,6 +246,16 @@ def test_parts_that_lack_something_are_warned_of() -> None:
     )
 
     assert marked(facts, Mark.WARNING) == {"conversion scripts", "tensorrtllm back end"}
+
+
+def test_mpirun_is_missed_where_there_are_several_gpus() -> None:
+    assert isinstance(EVERYTHING.toolchain, Toolchain)
+    without = replace(EVERYTHING, toolchain=replace(EVERYTHING.toolchain, mpirun=""))
+    one = replace(without, offer=replace(H200S, count=1))
+
+    assert line(EVERYTHING, "mpirun").found == "/usr/local/mpi/bin/mpirun"
+    assert marked(without, Mark.WARNING) == {"mpirun"}
+    assert "mpirun" not in {check.name for check in diagnose(one).checks}
 
 
 def test_a_server_that_cannot_be_run_is_missing() -> None:

@@ -56,6 +56,7 @@ def look_at_toolchain(app: Path = APP) -> Toolchain:
         quantize=_told(found.quantize),
         template=_told(found.template),
         llmapi=_told(found.llmapi),
+        mpirun=_told(found.mpirun),
     )
 
 

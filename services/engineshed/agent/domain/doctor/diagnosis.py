@@ -46,7 +46,7 @@ def diagnose(facts: Facts) -> Diagnosis:
     checks = (
         *check_gpus(facts),
         *check_triton(facts.triton),
-        *check_toolchain(facts.toolchain),
+        *check_toolchain(facts),
         *check_torch(facts),
         *check_host(facts),
         *_check_backends(facts.backends),

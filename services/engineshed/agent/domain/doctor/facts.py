@@ -88,6 +88,8 @@ class Toolchain:
     """The configuration of the in-flight batcher's model, to be filled in."""
     llmapi: str
     """The folder of the PyTorch model of the LLM API."""
+    mpirun: str
+    """What starts the servers of a model on several GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +165,8 @@ class Facts:
     def real_gpus(self) -> bool:
         """Whether replicas would run on GPUs."""
         return isinstance(self.offer, Offer) and self.offer.real_gpus
+
+    @property
+    def several_gpus(self) -> bool:
+        """Whether a replica could have more than one."""
+        return isinstance(self.offer, Offer) and self.offer.real_gpus and self.offer.count > 1

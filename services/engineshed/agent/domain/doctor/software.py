@@ -33,8 +33,9 @@ def check_triton(triton: Triton | Unseen) -> Iterator[Check]:
         yield _path(TRITON, name, triton.tensorrtllm, RUN_IMAGE)
 
 
-def check_toolchain(toolchain: Toolchain | Unseen) -> Iterator[Check]:
-    """Say what there is to build TensorRT-LLM engines with."""
+def check_toolchain(facts: Facts) -> Iterator[Check]:
+    """Say what there is to build TensorRT-LLM engines with, and to start them on several GPUs."""
+    toolchain = facts.toolchain
     if isinstance(toolchain, Unseen):
         yield Check(TENSORRT_LLM, "trtllm-build", Mark.MISSING, toolchain.reason, RUN_IMAGE)
         return
@@ -44,6 +45,11 @@ def check_toolchain(toolchain: Toolchain | Unseen) -> Iterator[Check]:
     yield _check_scripts(toolchain)
     yield _path(TENSORRT_LLM, "in-flight batcher template", toolchain.template, RUN_IMAGE)
     yield _path(TENSORRT_LLM, "LLM API model", toolchain.llmapi, RUN_IMAGE)
+    if toolchain.mpirun:
+        yield Check(TENSORRT_LLM, "mpirun", Mark.OK, toolchain.mpirun)
+    elif facts.several_gpus:
+        found = "not in PATH: without it TensorRT-LLM serves no model on several GPUs"
+        yield Check(TENSORRT_LLM, "mpirun", Mark.WARNING, found, RUN_IMAGE)
 
 
 def check_torch(facts: Facts) -> Iterator[Check]:
