@@ -62,6 +62,7 @@ async def serve(
             tensorrt_llm_dir=settings.tensorrt_llm_dir,
             calibration_dir=settings.calibration_dir,
             build_stall_s=settings.build_stall_s,
+            remembered=settings.folder / "tensorrt_llm.json",
         )
         backends = await asyncio.to_thread(_available, known)
     versions = await asyncio.to_thread(_versions, backends.values())

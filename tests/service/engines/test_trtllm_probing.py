@@ -109,6 +109,28 @@ def test_a_toolchain_that_does_not_answer_is_no_reason_to_serve_otherwise(
     assert (caught.value.code, caught.value.retryable) == ("TOOLCHAIN_MISSING", True)
 
 
+def test_what_it_has_is_asked_once_for_a_version(
+    image: StandInImage, llama: Path, tmp_path: Path
+) -> None:
+    """Its import takes long; a file remembers the answer beyond the agent."""
+    remembered = tmp_path / "tensorrt_llm.json"
+
+    def backend() -> TensorRtLlmBackend:
+        return TensorRtLlmBackend(H100, image.app, remembered=remembered)
+
+    assert not backend().declines(request_for(llama))
+    told = json.loads(remembered.read_text())
+    assert "LlamaForCausalLM" in told["compiled"]
+
+    remembered.write_text(json.dumps(told | {"compiled": [], "interpreted": []}))
+    assert "has no class" in backend().declines(request_for(llama)), "it was not asked again"
+
+    of_another = told["of"] | {"tensorrt_llm": "1.2.0"}
+    remembered.write_text(json.dumps({"of": of_another, "compiled": [], "interpreted": []}))
+    assert not backend().declines(request_for(llama))
+    assert json.loads(remembered.read_text()) == told
+
+
 @pytest.mark.parametrize(
     ("hardware", "reason"),
     [

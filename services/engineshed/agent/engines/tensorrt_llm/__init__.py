@@ -7,6 +7,7 @@ checkpoint itself (`engine_kind: pytorch`).
 
     backend      the interface
     toolchain    what the image has, and what its own packages and scripts say of themselves
+    architectures  which models those packages know
     families     which conversion script is for which architecture
     plan         from a request to everything that the build is told; pure, as are
     arguments    the command lines, and

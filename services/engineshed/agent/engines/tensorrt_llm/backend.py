@@ -22,6 +22,7 @@ from engineshed.agent.engines.interface import (
     Progress,
     Runtime,
 )
+from engineshed.agent.engines.tensorrt_llm.architectures import Architectures, find_architectures
 from engineshed.agent.engines.tensorrt_llm.build import CALIBRATION_FILE, Order, build_engine
 from engineshed.agent.engines.tensorrt_llm.families import FAMILY_OF
 from engineshed.agent.engines.tensorrt_llm.plan import (
@@ -38,13 +39,7 @@ from engineshed.agent.engines.tensorrt_llm.render import (
     write_interpreted,
 )
 from engineshed.agent.engines.tensorrt_llm.shape import Model, model_of
-from engineshed.agent.engines.tensorrt_llm.toolchain import (
-    APP,
-    Architectures,
-    Toolchain,
-    ask_architectures,
-    find_toolchain,
-)
+from engineshed.agent.engines.tensorrt_llm.toolchain import APP, Toolchain, find_toolchain
 from engineshed.fit import GIB, estimate, unsupported
 from engineshed.triton.engine import EngineManifest
 
@@ -62,6 +57,7 @@ class TensorRtLlmBackend:
         app: where TensorRT-LLM's scripts and templates are.
         calibration: the folder of texts to calibrate with; None: there is none.
         stall_seconds: how long a step of a build may do nothing.
+        remembered: the file in which is kept what TensorRT-LLM takes long to say; None: nowhere.
 
     """
 
@@ -73,11 +69,13 @@ class TensorRtLlmBackend:
         app: Path = APP,
         calibration: Path | None = None,
         stall_seconds: float = 900.0,
+        remembered: Path | None = None,
     ) -> None:
         self._hardware = hardware
         self._app = app
         self._calibration = calibration
         self._stall_seconds = stall_seconds
+        self._remembered = remembered
         self._known: Architectures | None = None
         self._asking = Lock()
 
@@ -246,7 +244,7 @@ class TensorRtLlmBackend:
         return there and architecture in self._architectures().interpreted
 
     def _architectures(self) -> Architectures:
-        """Return the model classes of the image; asked once.
+        """Return the model classes of the image.
 
         Raises:
             EngineBuildError: TensorRT-LLM does not answer.
@@ -255,7 +253,7 @@ class TensorRtLlmBackend:
         with self._asking:
             if self._known is None:
                 try:
-                    self._known = ask_architectures(self._toolchain)
+                    self._known = find_architectures(self._toolchain, self._remembered)
                 except ProcessFailedError as error:
                     raise EngineBuildError(
                         "TOOLCHAIN_MISSING",

@@ -21,7 +21,6 @@ APP: Final = Path("/app")
 """Where NVIDIA's image keeps the scripts and templates of TensorRT-LLM."""
 
 _METADATA_SECONDS: Final = 10.0
-_IMPORT_SECONDS: Final = 180.0
 _COMMANDS: Final = ("trtllm-build", "trtllm-serve", "trtllm-bench")
 """Programs of TensorRT-LLM; any of them names the interpreter that has its packages."""
 
@@ -34,32 +33,6 @@ def version(name):
         return ""
 print(json.dumps({name: version(name) for name in ("tensorrt_llm", "tensorrt")}))
 """
-_ASK_ARCHITECTURES: Final = """
-import json
-compiled, interpreted = [], []
-try:
-    from tensorrt_llm.models import MODEL_MAP
-    compiled = list(MODEL_MAP)
-except Exception:
-    pass
-try:
-    import tensorrt_llm._torch.models
-    from tensorrt_llm._torch.models.modeling_utils import MODEL_CLASS_MAPPING
-    interpreted = list(MODEL_CLASS_MAPPING)
-except Exception:
-    pass
-print(json.dumps({"compiled": compiled, "interpreted": interpreted}))
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Architectures:
-    """The model classes that TensorRT-LLM has, by their names in config.json."""
-
-    compiled: frozenset[str]
-    """That an engine can be compiled for."""
-    interpreted: frozenset[str]
-    """That its PyTorch runtime runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +118,6 @@ def find_toolchain(app: Path = APP) -> Toolchain:
         python_backend=_if_there(backends / "python" / "libtriton_python.so"),
         mpirun=_program("mpirun"),
     )
-
-
-def ask_architectures(toolchain: Toolchain) -> Architectures:
-    """Return the model classes of TensorRT-LLM. Takes as long as its import: up to minutes.
-
-    Raises:
-        ProcessFailedError: it does not answer.
-
-    """
-    program = [str(toolchain.interpreter), "-c", _ASK_ARCHITECTURES]
-    told = ask(program, _IMPORT_SECONDS, toolchain_environment(toolchain.interpreter))
-    return Architectures(frozenset(told["compiled"]), frozenset(told["interpreted"]))
 
 
 def toolchain_environment(interpreter: Path) -> dict[str, str]:
