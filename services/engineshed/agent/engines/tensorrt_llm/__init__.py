@@ -5,19 +5,19 @@ compiled by trtllm-build, and served by Triton's C++ tensorrtllm back end (`engi
 Else, where TensorRT-LLM's PyTorch runtime knows it, the image's model around its LLM API serves the
 checkpoint itself (`engine_kind: pytorch`).
 
-    backend      the interface
-    toolchain    what the image has, and what its own packages and scripts say of themselves
+    backend        the interface
+    toolchain      what the image has, and what its own packages and scripts say of themselves
     architectures  which models those packages know
-    families     which conversion script is for which architecture
-    plan         from a request to everything that the build is told; pure, as are
-    arguments    the command lines, and
-    watch        whether a child still does something
-    build        the steps, one after the other
-    child        one step: a program in a session of its own, watched
-    marks, peak  how far it is, and the GPUs' memory that it was seen to take
-    host         what the host has left, and whether that suffices
-    result       what came out, compared with what was asked for
-    render       the Triton model
+    families       which conversion script is for which architecture
+    plan           from a request to everything that the build is told; pure, as are
+    arguments      the command lines, and
+    watch          whether a child still does something
+    build          the steps, one after the other
+    child          one step: a program in a session of its own, watched
+    marks, peak    how far it is, and the GPUs' memory that it was seen to take
+    host           what the host has left, and whether that suffices
+    result         what came out, compared with what was asked for
+    render         the Triton model
 
 Nothing of TensorRT-LLM is imported here: its own interpreter is asked.
 
