@@ -107,6 +107,7 @@ async def test_draining_finishes_what_is_there_and_refuses_the_rest(
         assert (status, error["code"]) == (503, "draining")
         open_gate()
         assert (await running)[-1] is None
+        await front.in_flight(0)  # a moment after its last byte
         assert (await control.GetStatus(GetStatusRequest())).in_flight == 0
 
 
