@@ -34,6 +34,7 @@ _PAUSE: Final = 0.02  # between two questions whether it answers yet
 
 def main() -> None:
     """Measure and report."""
+    report = Report("deploy")
     ours: list[float] = []
     by_hand: list[float] = []
     with tempfile.TemporaryDirectory(prefix="engineshed-bench-") as folder:
@@ -49,7 +50,6 @@ def main() -> None:
             large = Path(folder) / "large"
             weights = _make_checkpoint(large)
             built, found = _moved(stack, large)
-    report = Report("deploy")
     name, baseline = "from POST to the first token, warm cache", "Triton by hand"
     target = Target("at most", 2, of="difference")
     middle, middle_by_hand = statistics.median(ours), statistics.median(by_hand)
