@@ -30,7 +30,8 @@ import httpx
 from benchmarks.harness import Figure, Report, percentile, python_module
 from benchmarks.parts.stack import Json, Stack, running_stack, until
 
-from engineshed.agent.gpus import Found, find_gpus, usage_of
+from engineshed.agent.gpus import Found, find_gpus
+from engineshed.gpus import usage_of
 
 LAYERS: Final = int(os.environ.get("BENCH_GPU_LAYERS", "16"))
 HIDDEN: Final = int(os.environ.get("BENCH_GPU_HIDDEN", "2048"))
@@ -121,7 +122,7 @@ def _seen(found: Found | None) -> str:
 
 
 def _memory_used(found: Found | None) -> int:
-    usage = usage_of(found.gpus[0]) if found else None
+    usage = usage_of(found.gpus[0].uuid) if found else None
     return usage.memory_bytes if usage else 0
 
 

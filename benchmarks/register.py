@@ -23,6 +23,7 @@ from typing import Final
 import psutil
 from benchmarks.harness import ROOT, Figure, Report, Target
 from benchmarks.parts.stack import Json, Stack, running_stack, until
+
 from engineshed.agent.engines.checkpoint import hash_files, read_layout
 
 ROUNDS: Final = int(os.environ.get("BENCH_REGISTER_ROUNDS", "3"))
