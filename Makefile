@@ -28,8 +28,9 @@ demo: setup ## From the sample checkpoint to a streamed answer, then stop
 up: setup ## Run the whole platform on this machine until Ctrl-C
 	$(BIN)/shed up --state-dir $(STATE) --http-port $(PORT)
 
+# Most tests wait for other processes most of the time, so two at once take little more than half.
 test: setup ## Run all tests, end-to-end ones included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup ## Check format, style, types, walls between parts, and protos
 	$(BIN)/ruff format --check .

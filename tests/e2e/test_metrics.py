@@ -13,6 +13,12 @@ from tests.metrics import names
 
 from engineshed.api.replica.v1.replica_service_pb2 import Phase, ReplicaSpec, ReplicaState
 
+GPU_HOSTS_ONLY = {
+    "engineshed_replica_gpu_memory_bytes",
+    "engineshed_replica_gpu_memory_used_bytes",
+    "engineshed_replica_gpu_utilization_ratio",
+}
+
 
 def documented() -> set[str]:
     text = (ROOT / "docs" / "operations.md").read_text()
@@ -50,10 +56,13 @@ def read(url: str, token: str) -> str:
 def test_what_is_documented_is_what_a_stack_exposes(stack: Stack, sample: Json) -> None:
     ok(stack.chat(sample["routing_key"], "hello"))
 
-    found = {name for text in exposed(stack) for name in names(text)}
+    with stack.client() as client:
+        owners = client.get(f"/v0/dedicated_endpoints/{sample['endpoint_id']}/metrics").text
 
-    own = {name for name in found if not name.startswith("process_")}
-    assert own == documented()
+    found = {name for text in (*exposed(stack), owners) for name in names(text)}
+
+    own = {name for name in found if not name.startswith(("process_", "nv_"))}
+    assert own == documented() - GPU_HOSTS_ONLY
     assert {"process_resident_memory_bytes", "process_open_fds"} <= found
 
 
