@@ -32,9 +32,13 @@ def shed(stack: Stack, *arguments: str, ok: bool = True) -> str:
     return done.stderr
 
 
-def test_a_checkpoint_becomes_an_answer_by_the_command_line_alone(stack: Stack) -> None:
+def test_a_checkpoint_becomes_an_answer_by_the_command_line_alone(
+    stack: Stack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "made-by-hand"  # a name of its own, by which it is asked for
+    shutil.copytree(SAMPLE, folder)
     made = json.loads(
-        shed(stack, "deploy", str(SAMPLE), "--name", "by-hand", "--precision", "float32",
+        shed(stack, "deploy", str(folder), "--name", "by-hand", "--precision", "float32",
              "--wait", "--output", "json")
     )  # fmt: skip
     assert made["status"] == "running"
@@ -47,7 +51,7 @@ def test_a_checkpoint_becomes_an_answer_by_the_command_line_alone(stack: Stack) 
     assert f"endpoint/{made['endpoint_id']} EndpointCreated" in everything
     assert "NodeJoined" in everything  # for an operator
     assert "by-hand" in shed(stack, "endpoints", "get", made["routing_key"])
-    assert made["checkpoint_id"] in shed(stack, "checkpoints", "get", SAMPLE.name)
+    assert made["checkpoint_id"] in shed(stack, "checkpoints", "get", folder.name)
     stopped = json.loads(shed(stack, "endpoints", "stop", "by-hand", "--wait", "-o", "json"))
     assert stopped["status"] == "stopped"
     shed(stack, "endpoints", "delete", "by-hand", "--yes")
