@@ -57,14 +57,7 @@ async def serve(
     os.umask(0o077)  # everything below the state directory is its owner's alone
     inventory = take_inventory(settings)
     if backends is None:
-        known = known_backends(
-            inventory.hardware(1),
-            tensorrt_llm_dir=settings.tensorrt_llm_dir,
-            calibration_dir=settings.calibration_dir,
-            build_stall_s=settings.build_stall_s,
-            remembered=settings.folder / "tensorrt_llm.json",
-        )
-        backends = await asyncio.to_thread(_available, known)
+        backends = await asyncio.to_thread(_available, _known(settings, inventory))
     versions = await asyncio.to_thread(_versions, backends.values())
     with sole_agent(settings.folder):
         node = NodeFile(settings.folder)
@@ -155,6 +148,16 @@ def _workshop(
         triton=settings.folder / "triton",
         replica_host=settings.replica_host,
         log_level=settings.log_level,
+    )
+
+
+def _known(settings: AgentSettings, inventory: Inventory) -> Sequence[EngineBackend]:
+    return known_backends(
+        inventory.hardware(1),
+        tensorrt_llm_dir=settings.tensorrt_llm_dir,
+        calibration_dir=settings.calibration_dir,
+        build_stall_s=settings.build_stall_s,
+        remembered=settings.folder / "tensorrt_llm.json",
     )
 
 

@@ -45,3 +45,26 @@ def engine(
         return built[kind]
 
     return give
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that engines are compiled from."""
+    return write_checkpoint("llama", tmp_path_factory.mktemp("llama"), dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts to calibrate with."""
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "train.jsonl").write_text('{"text": "w3 w4"}\n\n{"text": "w5"}\n')
+    (folder / "notes.json").write_text("no texts")
+    return folder
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    """Where an engine is to be built."""
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    return folder

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.standins.tensorrt_llm import TEXTS, StandInImage
 
 from engineshed.agent.engines.tensorrt_llm.backend import TensorRtLlmBackend
@@ -35,29 +34,9 @@ def orders(image: StandInImage) -> Iterator[None]:
     (image.folder / "orders.json").unlink(missing_ok=True)
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint("llama", tmp_path_factory.mktemp("llama"), dtype=torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("calibration")
-    (folder / "train.jsonl").write_text('{"text": "w3 w4"}\n\n{"text": "w5"}\n')
-    (folder / "notes.json").write_text("no texts")
-    return folder
-
-
 @pytest.fixture
 def backend(image: StandInImage, calibration: Path) -> TensorRtLlmBackend:
     return TensorRtLlmBackend(H100, image.app, calibration, stall_seconds=60)
-
-
-@pytest.fixture
-def destination(tmp_path: Path) -> Path:
-    folder = tmp_path / "engine"
-    folder.mkdir()
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from tests.standins.tensorrt_llm import StandInImage
 
 from engineshed.agent.engines.interface import EngineBuildError, Hardware
 from engineshed.agent.engines.tensorrt_llm.backend import TensorRtLlmBackend
 
-from .checkpoints import write_checkpoint
 from .trtllm import GIB, H100, in_image, request_for
 
 
@@ -22,11 +20,6 @@ from .trtllm import GIB, H100, in_image, request_for
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInImage]:
     with in_image(tmp_path_factory.mktemp("image")) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint("llama", tmp_path_factory.mktemp("llama"), dtype=torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
